@@ -1,0 +1,121 @@
+"""What a check is made of: ``@check``, and the four ways in which one ends.
+
+A check returns (passed), calls :func:`fail` (a finding), calls :func:`not_applicable`, or asks for something
+that another check has to establish first and that is not there (:func:`wait_for`). Anything else that it
+raises, an ``AssertionError`` apart, is an error of the check itself and makes the verdict INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+
+from pytest_bionemo.model import LEVELS, SEVERITIES, Action, Finding, Level, Severity
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ATTRIBUTE = "__bionemo_check__"
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """What ``@check`` was told, and the first line of the docstring."""
+
+    title: str
+    severity: Severity
+    level: Level
+    needs: tuple[str, ...]
+
+
+class CheckFailed(Exception):  # noqa: N818 - it is an outcome, like pytest's own
+    """Carries the finding out of a check."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+class NotApplicable(pytest.skip.Exception):
+    """This check has no meaning on this machine, as a probe saw."""
+
+
+class NotRun(pytest.skip.Exception):
+    """The check could not run; ``waits_for`` names the check that has to pass first, if one does."""
+
+    def __init__(self, reason: str, waits_for: str | None = None) -> None:
+        super().__init__(f"waits for {waits_for}: {reason}" if waits_for else reason)
+        self.reason = reason
+        self.waits_for = waits_for
+
+
+def check(
+    *, severity: Severity = "blocker", level: Level = "quick", needs: Iterable[str] = ()
+) -> Callable[[Function], Function]:
+    """Declare a check.
+
+    :param severity: ``blocker`` (required: without its pass there is no READY) or ``warning``.
+    :param level: the lowest level at which it runs: ``quick`` (no GPU kernel), ``standard`` or ``full``.
+    :param needs: names of fixtures that it needs without using their value. What comes in as an argument is
+        needed too and is not repeated here.
+    :raises ValueError: for an unknown severity or level, or a function without a docstring, whose first line
+        is the title of the check.
+    """
+    _expect("severity", severity, SEVERITIES)
+    _expect("level", level, LEVELS)
+
+    def declare(function: Function) -> Function:
+        title = (function.__doc__ or "").strip().partition("\n")[0]
+        if not title:
+            raise ValueError(f"check {function.__qualname__} has no docstring: its first line is the title")
+        setattr(function, _ATTRIBUTE, CheckSpec(title, severity, level, tuple(needs)))
+        # pytest's own opt-in: collected whatever the project's python_functions say.
+        function.__test__ = True  # type: ignore[attr-defined]
+        return pytest.mark.usefixtures(*needs)(function) if needs else function
+
+    return declare
+
+
+def spec_of(function: object) -> CheckSpec | None:
+    """What ``@check`` declared on this function; None if it is no check."""
+    return getattr(function, _ATTRIBUTE, None)
+
+
+def fail(
+    message: str,
+    *,
+    why: str = "",
+    fix: str | Sequence[str] = (),
+    action: Action = Action.FIX_SOFTWARE,
+    links: Sequence[str] = (),
+) -> NoReturn:
+    """End the check with a finding.
+
+    :param message: what was seen and what was expected, with the values.
+    :param why: what would go wrong.
+    :param fix: what to do, one way a line; a line that starts with ``$ `` is a command to type.
+    :param action: what has to be done, as a scheduler or an administrator reads it.
+    :param links: where this is documented.
+    """
+    __tracebackhide__ = True
+    lines = (fix,) if isinstance(fix, str) else tuple(fix)
+    raise CheckFailed(Finding(message, why, lines, Action(action), tuple(links)))
+
+
+def not_applicable(reason: str) -> NoReturn:
+    """End the check: it has no meaning here, which is neither a pass nor a gap."""
+    __tracebackhide__ = True
+    raise NotApplicable(reason)
+
+
+def wait_for(waits_for: str | None, reason: str) -> NoReturn:
+    """Say, from a fixture, that the check cannot run before the check ``waits_for`` (``topic::name``) passes."""
+    __tracebackhide__ = True
+    raise NotRun(reason, waits_for)
+
+
+def _expect(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{value!r} is not a {what}. Choose from: {', '.join(known)}.")

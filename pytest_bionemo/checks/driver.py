@@ -1,0 +1,281 @@
+"""The NVIDIA driver, the devices that it shows, and whether it fits what PyTorch was built for."""
+
+from __future__ import annotations
+
+import os
+
+from packaging.version import Version
+
+from pytest_bionemo import rules
+from pytest_bionemo.checking import check, fail, not_applicable, wait_for
+from pytest_bionemo.facts import drivers, wheels
+from pytest_bionemo.model import Action, Gpu, GpuEnv, count, describe_gpus
+from pytest_bionemo.options import Options
+from pytest_bionemo.probes import libraries, visible
+from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.torch_build import TorchBuild
+from pytest_bionemo.rules import LibcudaProblem
+
+_INSTALL_GUIDE = "https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/"
+_COMPATIBILITY = "https://docs.nvidia.com/deploy/cuda-compatibility/"
+
+# NVML return codes (nvml.h)
+_NO_PERMISSION = 4
+_DRIVER_NOT_LOADED = 9
+_LIBRARY_NOT_FOUND = 12
+_GPU_IS_LOST = 15
+_LIB_RM_VERSION_MISMATCH = 18
+_UNKNOWN = 999
+
+
+@check()
+def loads(host: Host, gpu_env: GpuEnv, bionemo_options: Options) -> None:
+    """The NVIDIA driver answers."""
+    if bionemo_options.device == "cpu":
+        wait_for(None, "a rehearsal on the CPU asks no GPU")
+    if gpu_env.failure is None:
+        return
+    if gpu_env.failure.code == _LIBRARY_NOT_FOUND:
+        _fail_without_library(host)
+    if gpu_env.failure.code == _DRIVER_NOT_LOADED:
+        _fail_without_kernel_module(host)
+    if gpu_env.failure.code == _LIB_RM_VERSION_MISMATCH:
+        _fail_for_mismatch(host)
+    if gpu_env.failure.code == _NO_PERMISSION:
+        _fail_for_permission(host)
+    if gpu_env.failure.code == _UNKNOWN and host.container:
+        _fail_for_lost_container_access(host)
+    _fail_for_anything_else(gpu_env.failure.code, gpu_env.failure.text)
+
+
+def _newest_minimum() -> str:
+    newest = max(wheels.releases(), key=lambda wheel: Version(wheel.torch))
+    return drivers.family_minimum(newest.cuda) or drivers.bionemo_minimum()
+
+
+def _gpu_on_the_bus(host: Host) -> str:
+    if host.pci_gpus is None:
+        return ""
+    if host.pci_gpus == 0:
+        return ", and no NVIDIA GPU is on the PCI bus"
+    return f", but {count(host.pci_gpus, 'NVIDIA GPU')} on the PCI bus"
+
+
+def _pass_gpus_into(container: str) -> str:
+    if container == "kubernetes":
+        return "request the resource nvidia.com/gpu in the pod, on a node with the NVIDIA device plugin"
+    if container in ("apptainer", "singularity"):
+        return f"start the container with the GPUs: {container} run --nv ..."
+    return "start the container with the GPUs: docker run --gpus all ... (needs the NVIDIA Container Toolkit)"
+
+
+def _fail_without_library(host: Host) -> None:
+    install = f"install the NVIDIA driver, {_newest_minimum()} or newer"
+    fixes = ["run this on a machine with an NVIDIA GPU"] if host.pci_gpus == 0 else []
+    if host.container:
+        fixes += [_pass_gpus_into(host.container), f"on the host: {install}"]
+    else:
+        fixes += [install]
+    fail(
+        f"no NVIDIA driver: libnvidia-ml.so.1 is not found{_gpu_on_the_bus(host)}",
+        why="nothing can run on a GPU without the driver, and what to install depends on its version",
+        fix=[fixes[0], *(f"or {fix}" for fix in fixes[1:])],
+        links=[_INSTALL_GUIDE],
+    )
+
+
+def _fail_without_kernel_module(host: Host) -> None:
+    if host.container and not host.device_nodes:
+        fixes = [_pass_gpus_into(host.container)]
+    elif host.pci_gpus == 0:
+        fixes = ["run this on a machine with an NVIDIA GPU: the driver's library is installed, a GPU is not there"]
+    else:
+        fixes = ["$ sudo modprobe nvidia", "or, after a kernel update, reinstall the driver for the new kernel"]
+    fail(
+        f"the NVIDIA kernel driver is not loaded, or it found no device{_gpu_on_the_bus(host)}",
+        why="the driver's library is there, but no kernel driver serves it",
+        fix=fixes,
+        links=[_INSTALL_GUIDE],
+    )
+
+
+def _fail_for_mismatch(host: Host) -> None:
+    reboot = "reboot the node, so that the kernel loads the driver version that is installed"
+    in_container = "remove the libnvidia-* packages from the image: the NVIDIA Container Toolkit brings the host's"
+    fail(
+        "the driver's library and the loaded kernel driver are of different versions",
+        why="the driver was updated under a running kernel, or an image brings a driver library of its own",
+        fix=[in_container, f"or, on the host: {reboot}"] if host.container else [reboot],
+        action=Action.REBOOT_NODE,
+    )
+
+
+def _fail_for_permission(host: Host) -> None:
+    nodes = ", ".join(host.device_nodes[:3]) or "/dev/nvidia*"
+    fail(
+        f"this user may not talk to the NVIDIA driver ({nodes})",
+        why="the device files are closed to this user, or a cgroup denies them to this job",
+        fix=[
+            "ask the scheduler for a GPU (Slurm: --gres=gpu:1 or --gpus=1)",
+            "or let this user read and write the device files: "
+            "$ sudo usermod -aG video,render USER, then log in again",
+        ],
+    )
+
+
+def _fail_for_lost_container_access(host: Host) -> None:
+    fail(
+        f"the container ({host.container}) has lost access to its GPUs: NVML says 'Unknown Error'",
+        why="a reload of systemd on the host drops the device rules of running containers",
+        fix=["restart the container", "and move it to the cgroupfs driver, or update the NVIDIA Container Toolkit"],
+    )
+
+
+def _fail_for_anything_else(code: int | None, text: str) -> None:
+    known = f" (NVML code {code})" if code is not None else ""
+    fail(
+        f"the NVIDIA driver does not answer: {text}{known}",
+        why="no program on this machine can be sure of a GPU whose driver does not answer",
+        fix=["look at the kernel log for NVRM and Xid lines: $ sudo dmesg | grep -i nvrm", "reboot the node"],
+        action=Action.REBOOT_NODE,
+    )
+
+
+@check()
+def devices_present(driver: GpuEnv, host: Host) -> None:
+    """The driver sees at least one GPU."""
+    if not driver.gpus:
+        fixes = ["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node"]
+        if host.container:
+            fixes.insert(0, _pass_gpus_into(host.container))
+        fail(
+            f"driver {driver.driver} is loaded and sees no GPU{_gpu_on_the_bus(host)}",
+            why="nothing can run on a GPU that the driver does not see",
+            fix=fixes,
+            action=Action.REBOOT_NODE if host.pci_gpus else Action.FIX_SOFTWARE,
+        )
+
+
+@check()
+def answers(any_gpu: Gpu) -> None:
+    """The GPU says which model it is, how much memory it has and what it can run."""
+    if not any_gpu.answers:
+        said = "; ".join(f"{call}: {error}" for call, error in (any_gpu.errors or {}).items())
+        fail(
+            f"GPU {any_gpu.index} ({any_gpu.pci_address or 'PCI address unknown'}) does not answer: {said}",
+            why="a GPU that the driver lists but cannot read fails the first job that gets it",
+            fix=["look at the kernel log for its Xid: $ sudo dmesg | grep -i xid", "reboot the node",
+                 "if it comes back, replace the GPU or the node"],
+            action=Action.REBOOT_NODE,
+        )  # fmt: skip
+
+
+@check()
+def expected_count(driver: GpuEnv, bionemo_options: Options) -> None:
+    """The machine has as many GPUs as --bionemo-expect-gpus says."""
+    expected = bionemo_options.expect_gpus
+    if expected is None:
+        not_applicable("--bionemo-expect-gpus states no number")
+    if len(driver.gpus) != expected:
+        fail(
+            f"the driver sees {describe_gpus(driver.gpus)}, expected {expected}",
+            why="a job that is planned for more GPUs fails or waits; one GPU less is how a lost GPU shows",
+            fix=["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node",
+                 f"or, if {len(driver.gpus)} is right: --bionemo-expect-gpus {len(driver.gpus)}"],
+            action=Action.REBOOT_NODE if len(driver.gpus) < expected else Action.FIX_SOFTWARE,
+        )  # fmt: skip
+
+
+@check()
+def visible_devices_valid(gpus: tuple[Gpu, ...]) -> None:
+    """CUDA_VISIBLE_DEVICES names GPUs that exist, each once."""
+    seen = visible.read(gpus, os.environ)
+    if seen.problem:
+        fail(
+            f'{visible.VARIABLE} is "{seen.value}": {seen.problem}',
+            why=f"CUDA programs see {len(seen.uuids) or 'none'} of the {count(len(gpus), 'GPU')} here",
+            fix=[
+                f"unset {visible.VARIABLE}",
+                "or name existing devices, by index or by UUID ($ nvidia-smi -L lists both)",
+            ],
+            links=["https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html"],
+        )
+
+
+@check()
+def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv) -> None:
+    """No other libcuda comes before the driver's own, or it is one that this driver and GPU accept."""
+    library = libraries.libcuda()
+    problem = rules.libcuda_problem(library, driver)
+    if library is None or problem is None:
+        return
+    drop = f"take {library.path.parent} out of LD_LIBRARY_PATH"
+    if problem is LibcudaProblem.STUB:
+        fail(
+            f"LD_LIBRARY_PATH puts the CUDA toolkit's link-time stub before the driver's libcuda: {library.path}",
+            why="the stub holds no code: every CUDA call fails (error 34, stub library)",
+            fix=drop,
+        )
+    if problem is LibcudaProblem.STALE:
+        fail(
+            f"LD_LIBRARY_PATH puts libcuda {library.version} ({library.path}) before the one of driver "
+            f"{driver.driver}",
+            why="a cuda-compat package older than the driver does not work with it (error 803)",
+            fix=[drop, "or remove the cuda-compat package from the image"],
+            links=[_COMPATIBILITY],
+        )
+    fail(
+        f"LD_LIBRARY_PATH puts libcuda {library.version} ({library.path}) before the one of driver "
+        f"{driver.driver}, and {describe_gpus(gpus)} cannot use a newer one",
+        why="forward compatibility is for data centre GPUs; every CUDA call fails (error 804)",
+        fix=[f"update the driver to {library.version} or newer", f"or {drop}"],
+        links=[_COMPATIBILITY],
+    )
+
+
+@check(needs=["own_libcuda"])
+def supports_torch_cuda(driver: GpuEnv, gpus: tuple[Gpu, ...], cuda_torch: TorchBuild, host: Host) -> None:
+    """The driver supports the CUDA version that PyTorch was built for."""
+    runs = rules.driver_runs(driver, cuda_torch)
+    if runs is None:
+        wait_for(None, f"no minimum driver is known for CUDA {cuda_torch.cuda}")
+    if not runs:
+        needed = drivers.family_minimum(cuda_torch.cuda or "")
+        wheel = wheels.best_for(driver.driver or "", driver.capabilities, host.python)
+        fail(
+            f"driver {driver.driver}; PyTorch {cuda_torch.version} is built for CUDA {cuda_torch.cuda} "
+            f"(needs {needed} or newer)",
+            why='every CUDA call would fail: "CUDA driver version is insufficient"',
+            fix=[
+                *([wheels.install(wheel)] if wheel else []),
+                f"or update the driver to {drivers.toolkit_driver(cuda_torch.cuda or '') or needed} or newer",
+            ],
+            links=[_COMPATIBILITY],
+        )
+
+
+@check(severity="warning")
+def has_all_features_for_torch(driver: GpuEnv, usable_torch: TorchBuild) -> None:
+    """The driver has every feature of the CUDA version that PyTorch was built for."""
+    needed = drivers.toolkit_driver(usable_torch.cuda or "")
+    if needed is None:
+        not_applicable(f"no full-feature driver is recorded for CUDA {usable_torch.cuda}")
+    if drivers.is_older(driver.driver or "", needed):
+        fail(
+            f"driver {driver.driver}; CUDA {usable_torch.cuda} has all its features from {needed} on",
+            why="code that is compiled at run time (PTX) and the newest driver features may fail",
+            fix=f"update the driver to {needed} or newer",
+            links=[_COMPATIBILITY],
+        )
+
+
+@check(severity="warning")
+def meets_bionemo_minimum(driver: GpuEnv) -> None:
+    """The driver is one that BioNeMo's documentation supports."""
+    needed = drivers.bionemo_minimum()
+    if drivers.is_older(driver.driver or "", needed):
+        fail(
+            f"driver {driver.driver}; BioNeMo's documentation supports {needed} and newer",
+            why="BioNeMo may work, but it is not tested with older drivers",
+            fix=f"update the driver to {needed} or newer",
+        )

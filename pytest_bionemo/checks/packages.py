@@ -1,0 +1,41 @@
+"""The BioNeMo packages: which are installed, and whether each installation is whole."""
+
+from __future__ import annotations
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from pytest_bionemo.checking import check, fail, not_applicable
+from pytest_bionemo.facts import family
+from pytest_bionemo.probes import packages
+from pytest_bionemo.probes.host import Host
+
+
+@check()
+@pytest.mark.parametrize("name", [package.name for package in family.packages()])
+def is_whole(name: str, host: Host) -> None:
+    """The installed package is complete and made for this Python."""
+    package = packages.find(name)
+    if package is None:
+        not_applicable(f"{name} is not installed")
+    reinstall = f"$ pip install --force-reinstall --no-deps {name}"
+    if package.version is None:
+        fail(f"the metadata of {name} cannot be read", why="an installation was interrupted", fix=reinstall)
+    if package.duplicates:
+        fail(
+            f"{name} is installed more than once: {package.version}, {', '.join(package.duplicates)}",
+            why="an installation was interrupted, or two folders of sys.path hold it",
+            fix=[f"$ pip uninstall {name}", f"$ pip install {name}", "repeat the first until nothing is left"],
+        )
+    if package.missing:
+        fail(
+            f"{name} {package.version} lacks {len(package.missing)} of its files, such as {package.missing[0]}",
+            why="the installation is damaged: imports fail now or later",
+            fix=reinstall,
+        )
+    if package.requires_python and host.python not in SpecifierSet(package.requires_python, prereleases=True):
+        fail(
+            f"{name} {package.version} needs Python {package.requires_python}, this is {host.python}",
+            why="the package was installed past pip's own check",
+            fix=f"use a Python of {package.requires_python}",
+        )

@@ -1,0 +1,207 @@
+"""The words of the project as types: what travels between probes, checks, report and verdict.
+
+Everything here is frozen data. A type that crosses a process carries its JSON form beside it
+(``to_json``/``from_json``): probes run in child processes, reports are read back from files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import Any, Literal, get_args
+
+Severity = Literal["blocker", "warning"]
+Level = Literal["quick", "standard", "full"]
+Device = Literal["cuda", "cpu"]
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+LEVELS: tuple[Level, ...] = get_args(Level)
+DEVICES: tuple[Device, ...] = get_args(Device)
+
+
+class Action(str, Enum):
+    """What has to be done about a finding, weakest first."""
+
+    NONE = "NONE"
+    FIX_SOFTWARE = "FIX_SOFTWARE"
+    FREE_GPU = "FREE_GPU"
+    RESET_GPU = "RESET_GPU"
+    REBOOT_NODE = "REBOOT_NODE"
+    REPLACE_NODE = "REPLACE_NODE"
+
+    @property
+    def strength(self) -> int:
+        """Its place in the order: the action for a node is the strongest of its findings."""
+        return list(Action).index(self)
+
+
+class Outcome(str, Enum):
+    """How one check ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_APPLICABLE = "not_applicable"
+    NOT_RUN = "not_run"
+    ERROR = "error"
+
+
+class VerdictName(str, Enum):
+    """The answer to the one question."""
+
+    READY = "READY"
+    READY_FOR_INSTALL = "READY_FOR_INSTALL"
+    BLOCKED = "BLOCKED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A failed check: what was seen and expected, why it matters, how to fix it.
+
+    A ``fix`` line that starts with ``$ `` is a command to type.
+    """
+
+    message: str
+    why: str = ""
+    fix: tuple[str, ...] = ()
+    action: Action = Action.FIX_SOFTWARE
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MigDevice:
+    """One MIG slice of a GPU, as NVML names it."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One physical GPU as NVML sees it.
+
+    ``index`` is NVML's (PCI bus order). ``compute_capability`` is (major, minor). A value that NVML does not
+    support on this GPU is None; an NVML call that failed is in ``errors`` (function name to error text).
+    """
+
+    index: int
+    uuid: str | None = None
+    name: str | None = None
+    pci_address: str | None = None
+    memory_bytes: int | None = None
+    free_memory_bytes: int | None = None
+    compute_capability: tuple[int, int] | None = None
+    mig_enabled: bool | None = None
+    mig_devices: tuple[MigDevice, ...] = ()
+    errors: Mapping[str, str] | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether NVML could say which GPU this is and what it can run."""
+        return None not in (self.uuid, self.name, self.memory_bytes, self.compute_capability)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain builtins."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Gpu:
+        """Read back what ``to_json`` wrote."""
+        capability = data["compute_capability"]
+        return cls(
+            **{
+                **data,
+                "compute_capability": tuple(capability) if capability else None,
+                "mig_devices": tuple(MigDevice(**mig) for mig in data["mig_devices"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class NvmlFailure:
+    """Why NVML did not answer.
+
+    ``code`` is NVML's return code; None when the probe's child process hung, died or could not load pynvml.
+    """
+
+    code: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class GpuEnv:
+    """What the NVIDIA driver says about this machine. Reading it opens no CUDA context.
+
+    ``driver`` is the kernel driver's version ("580.95.05"), ``cuda_driver`` the highest CUDA version that its
+    user-mode library supports ("13.0"): no installed toolkit. ``failure`` is set when NVML did not answer.
+    """
+
+    driver: str | None = None
+    nvml: str | None = None
+    cuda_driver: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    failure: NvmlFailure | None = None
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether NVML answered."""
+        return self.failure is None and self.driver is not None
+
+    @property
+    def capabilities(self) -> tuple[tuple[int, int], ...]:
+        """The different compute capabilities on this machine, lowest first."""
+        return tuple(sorted({gpu.compute_capability for gpu in self.gpus if gpu.compute_capability}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain builtins."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GpuEnv:
+        """Read back what ``to_json`` wrote."""
+        failure = data["failure"]
+        return cls(
+            **{
+                **data,
+                "gpus": tuple(Gpu.from_json(gpu) for gpu in data["gpus"]),
+                "failure": NvmlFailure(**failure) if failure else None,
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"<GpuEnv: {self.describe()}>"
+
+    def describe(self) -> str:
+        """One phrase: how many GPUs of which kind, and the driver."""
+        if self.failure:
+            return f"no NVIDIA driver answers ({self.failure.text})"
+        return f"{describe_gpus(self.gpus)}, driver {self.driver}"
+
+
+def describe_gpus(gpus: tuple[Gpu, ...]) -> str:
+    """'8 GPUs (NVIDIA H100 80GB HBM3)', '1 GPU (Tesla T4)', 'no GPU'."""
+    if not gpus:
+        return "no GPU"
+    kinds = [gpu.name or "unreadable" for gpu in gpus]
+    names = sorted(set(kinds), key=kinds.index)
+    listed = names[0] if len(names) == 1 else ", ".join(f"{kinds.count(name)} x {name}" for name in names)
+    return f"{count(len(gpus), 'GPU')} ({listed})"
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """'1 GPU', '2 GPUs', '1 library', '2 libraries'."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
+def from_json(kind: type[Any], data: Mapping[str, Any]) -> Any:
+    """Build a flat dataclass from JSON, turning the lists of its tuple fields back into tuples."""
+    values = {field.name: data[field.name] for field in fields(kind) if field.name in data}
+    return kind(**{name: _frozen(value) for name, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,158 @@
+"""What a check may ask for.
+
+Each fixture here gives what another check establishes, and says so when it is not there: *not run: waits for
+driver::loads*. That is decided from what the probes see, never from another check's outcome, so it holds
+under ``-k``, ``-n``, ``--lf`` and in any order. The fixtures are registered on the suite: no conftest can
+shadow them, and no test outside the suite sees them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_bionemo import rules
+from pytest_bionemo.checking import wait_for
+from pytest_bionemo.fixtures import machine_of
+from pytest_bionemo.model import Gpu, GpuEnv
+from pytest_bionemo.options import Options
+from pytest_bionemo.probes import libraries, toolkit
+from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.machine import Machine
+from pytest_bionemo.probes.torch_build import TorchBuild
+
+OPTIONS = pytest.StashKey[Options]()
+
+# fixture: the check that establishes what it gives
+ESTABLISHED_BY = {
+    "driver": "driver::loads",
+    "gpus": "driver::devices_present",
+    "gpu": "driver::answers",
+    "torch_installed": "torch::installed",
+    "torch_build": "torch::imports",
+    "cuda_torch": "torch::is_cuda_build",
+    "own_libcuda": "driver::libcuda_fits",
+    "usable_torch": "driver::supports_torch_cuda",
+}
+
+
+@pytest.fixture(scope="session")
+def bionemo_options(request: pytest.FixtureRequest) -> Options:
+    """The options of this run."""
+    return request.config.stash[OPTIONS]
+
+
+@pytest.fixture(scope="session")
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """Every probe of this run."""
+    return machine_of(request.config)
+
+
+@pytest.fixture(scope="session")
+def host(machine: Machine) -> Host:
+    """The operating system, processor, C library and container."""
+    return machine.host
+
+
+@pytest.fixture(scope="session")
+def gpu_env(machine: Machine) -> GpuEnv:
+    """What NVML said, also where it did not answer."""
+    return machine.gpu_env
+
+
+@pytest.fixture(scope="session")
+def driver(bionemo_options: Options, gpu_env: GpuEnv) -> GpuEnv:
+    """The NVIDIA driver, answering."""
+    if bionemo_options.device == "cpu":
+        wait_for(None, "a rehearsal on the CPU asks no GPU")
+    if not gpu_env.has_driver:
+        wait_for(ESTABLISHED_BY["driver"], "the NVIDIA driver does not answer")
+    return gpu_env
+
+
+@pytest.fixture(scope="session")
+def gpus(driver: GpuEnv) -> tuple[Gpu, ...]:
+    """The GPUs of this machine, at least one."""
+    if not driver.gpus:
+        wait_for(ESTABLISHED_BY["gpus"], "the driver sees no GPU")
+    return driver.gpus
+
+
+@pytest.fixture(scope="session")
+def any_gpu(request: pytest.FixtureRequest, gpus: tuple[Gpu, ...]) -> Gpu:
+    """One GPU, whether it answers or not: a check that asks for it runs once for each."""
+    gpu: Gpu = request.param
+    return gpu
+
+
+@pytest.fixture(scope="session")
+def gpu(request: pytest.FixtureRequest, gpus: tuple[Gpu, ...]) -> Gpu:
+    """One GPU that answers: a check that asks for it runs once for each."""
+    gpu: Gpu = request.param
+    if not gpu.answers:
+        wait_for(f"{ESTABLISHED_BY['gpu']}[gpu{gpu.index}]", f"GPU {gpu.index} does not answer")
+    return gpu
+
+
+@pytest.fixture(scope="session")
+def own_libcuda(gpus: tuple[Gpu, ...], driver: GpuEnv) -> libraries.CudaLibrary | None:
+    """The libcuda that LD_LIBRARY_PATH puts first, fit for this driver; None if it names none."""
+    found = libraries.libcuda()
+    if rules.libcuda_problem(found, driver):
+        wait_for(ESTABLISHED_BY["own_libcuda"], "another libcuda comes before the driver's")
+    return found
+
+
+@pytest.fixture(scope="session")
+def torch_is_due(bionemo_options: Options, gpu_env: GpuEnv) -> None:
+    """The driver is known: only then can be said which build of PyTorch is right."""
+    if bionemo_options.device == "cuda" and not gpu_env.has_driver:
+        wait_for(ESTABLISHED_BY["driver"], "the NVIDIA driver does not answer")
+
+
+@pytest.fixture(scope="session")
+def torch_installed(torch_is_due: None, machine: Machine) -> TorchBuild:
+    """An installed PyTorch, whether it imports or not."""
+    if not machine.torch_build.is_installed:
+        wait_for(ESTABLISHED_BY["torch_installed"], "PyTorch is not installed")
+    return machine.torch_build
+
+
+@pytest.fixture(scope="session")
+def torch_build(torch_installed: TorchBuild) -> TorchBuild:
+    """A PyTorch that imports."""
+    if torch_installed.import_error:
+        wait_for(ESTABLISHED_BY["torch_build"], "PyTorch does not import")
+    return torch_installed
+
+
+@pytest.fixture(scope="session")
+def cuda_torch(driver: GpuEnv, torch_build: TorchBuild) -> TorchBuild:
+    """A PyTorch that is built for CUDA."""
+    if torch_build.cuda is None:
+        wait_for(ESTABLISHED_BY["cuda_torch"], "PyTorch is not built for CUDA")
+    return torch_build
+
+
+@pytest.fixture(scope="session")
+def usable_torch(
+    gpus: tuple[Gpu, ...],
+    own_libcuda: libraries.CudaLibrary | None,
+    cuda_torch: TorchBuild,
+    driver: GpuEnv,
+) -> TorchBuild:
+    """A PyTorch whose CUDA this driver runs."""
+    if rules.driver_runs(driver, cuda_torch) is not True:
+        wait_for(ESTABLISHED_BY["usable_torch"], f"the driver does not run CUDA {cuda_torch.cuda}")
+    return cuda_torch
+
+
+@pytest.fixture(scope="session")
+def cuda_toolkit() -> toolkit.Toolkit | None:
+    """The CUDA toolkit, None where there is none."""
+    return toolkit.find()
+
+
+@pytest.fixture(scope="session")
+def shadowed_libraries() -> tuple[libraries.Shadow, ...]:
+    """Libraries of installed NVIDIA wheels that LD_LIBRARY_PATH replaces."""
+    return libraries.shadows()

@@ -1,0 +1,124 @@
+"""The options of the plugin and their ini twins: declared, read and validated in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_bionemo.model import DEVICES, LEVELS, Device, Level
+
+DEFAULT_REPORT = "bionemo_validation_report.json"
+DEFAULT_TIMEOUT_S = 120.0
+REQUIREMENTS = ("install", "ready")
+
+# name without the prefix: (default, metavar, help)
+_VALUED: dict[str, tuple[str, str, str]] = {
+    "level": ("standard", "LEVEL", "How deep to look: quick (no GPU kernel), standard or full."),
+    "device": ("cuda", "DEVICE", "cuda, or cpu for a rehearsal, which can never be READY."),
+    "require": ("install", "VERDICT", "The verdict that exits 0: install (READY_FOR_INSTALL too) or ready."),
+    "report": (DEFAULT_REPORT, "PATH", "JSON report; an existing folder gets HOSTNAME.json."),
+    "timeout": (f"{DEFAULT_TIMEOUT_S:g}", "SECONDS", "Deadline of each probe that runs in a child process."),
+    "expect-gpus": ("", "N", "Number of GPUs that this machine must have."),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The validated options of one run. ``timeout`` is in seconds."""
+
+    validate: bool
+    level: Level
+    device: Device
+    require: str
+    report: str
+    timeout: float
+    expect_gpus: int | None
+
+
+def add(parser: pytest.Parser) -> None:
+    """Declare every option and its ini twin."""
+    group = parser.getgroup("bionemo", "NVIDIA BioNeMo readiness")
+    group.addoption(
+        "--bionemo-validate",
+        action="store_true",
+        default=None,
+        dest="bionemo_validate",
+        help="Run the shipped checks: alone, or with the tests of the paths that are given.",
+    )
+    parser.addini("bionemo_validate", "Ini twin of --bionemo-validate.", type="bool", default=False)
+    for name, (default, metavar, text) in _VALUED.items():
+        key = _key(name)
+        group.addoption(
+            f"--bionemo-{name}", dest=key, default=None, metavar=metavar, help=f"{text} Default: {default or 'none'}."
+        )
+        parser.addini(key, f"Ini twin of --bionemo-{name}.")
+
+
+def read(config: pytest.Config) -> Options:
+    """The options of this run, from the command line or the ini file.
+
+    :raises pytest.UsageError: one line that names the option, its value and what it takes.
+    """
+    return Options(
+        validate=_read_switch(config),
+        level=_one_of(config, "level", LEVELS),
+        device=_one_of(config, "device", DEVICES),
+        require=_one_of(config, "require", REQUIREMENTS),
+        report=_text(config, "report")[0],
+        timeout=_seconds(config, "timeout"),
+        expect_gpus=_count(config, "expect-gpus"),
+    )
+
+
+def _key(name: str) -> str:
+    return "bionemo_" + name.replace("-", "_")
+
+
+def _read_switch(config: pytest.Config) -> bool:
+    given = config.getoption("bionemo_validate")
+    try:
+        return bool(given if given is not None else config.getini("bionemo_validate"))
+    except (ValueError, TypeError) as error:
+        raise pytest.UsageError(f"ini option bionemo_validate: {error}. Choose from: true, false.") from None
+
+
+def _text(config: pytest.Config, name: str) -> tuple[str, str]:
+    """The value, and where it came from."""
+    key = _key(name)
+    given = config.getoption(key)
+    if given is not None:
+        return str(given), f"--bionemo-{name}"
+    try:
+        twin = config.getini(key)
+    except (ValueError, TypeError) as error:
+        raise pytest.UsageError(f"ini option {key}: {error}.") from None
+    return str(twin or _VALUED[name][0]), f"ini option {key}"
+
+
+def _one_of(config: pytest.Config, name: str, choices: tuple[Any, ...]) -> Any:
+    value, origin = _text(config, name)
+    if value not in choices:
+        raise pytest.UsageError(f"{origin}: {value!r} is not a {name}. Choose from: {', '.join(choices)}.")
+    return value
+
+
+def _seconds(config: pytest.Config, name: str) -> float:
+    value, origin = _text(config, name)
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise pytest.UsageError(f"{origin}: {value!r} is not a number of seconds above 0, such as 60.")
+    return seconds
+
+
+def _count(config: pytest.Config, name: str) -> int | None:
+    value, origin = _text(config, name)
+    if not value:
+        return None
+    if not value.isascii() or not value.isdigit() or int(value) == 0:
+        raise pytest.UsageError(f"{origin}: {value!r} is not a number of GPUs from 1 on, such as 8.")
+    return int(value)

@@ -1,0 +1,70 @@
+"""pytest's door: options, ini twins, marker, hooks. Nothing else happens unless it was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_bionemo import options
+from pytest_bionemo.fixtures import MACHINE
+from pytest_bionemo.fixtures import gpu_env as gpu_env
+
+TOKENS: pytest.StashKey[list[str]] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    options.add(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Offer our hooks."""
+    from pytest_bionemo import hookspec
+
+    pluginmanager.add_hookspecs(hookspec)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Take the ids of checks out of the arguments, before pytest looks for files of that name."""
+    given: list[str] = early_config.known_args_namespace.file_or_dir
+    if not any(argument.startswith("bionemo/") for argument in given):
+        return
+    from pytest_bionemo import suite
+
+    folder = Path(early_config.invocation_params.dir)
+    tokens = [argument for argument in given if suite.is_token(argument, folder)]
+    if tokens:
+        early_config.stash[TOKENS] = tokens
+        early_config.known_args_namespace.file_or_dir = [name for name in given if name not in tokens]
+        _drop_from_the_end(args, tokens)
+        args.append("--bionemo-validate")
+
+
+def _drop_from_the_end(args: list[str], tokens: list[str]) -> None:
+    # The same text can stand in front as the value of an option: --deselect bionemo/driver::loads
+    for token in tokens:
+        position = len(args) - 1 - args[::-1].index(token)
+        del args[position]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Validate the options, and register the validation if it is asked for."""
+    config.addinivalue_line(
+        "markers",
+        "bionemo(topic, severity, level): carried by every check of pytest --bionemo-validate, to select by.",
+    )
+    settings = options.read(config)
+    if settings.validate and not config.option.help:
+        from pytest_bionemo.validation import Validation
+
+        validation = Validation(config, settings, config.stash.get(TOKENS, []))
+        config.pluginmanager.register(validation, "bionemo_validation")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let no probe outlive the run."""
+    if MACHINE in config.stash:
+        config.stash[MACHINE].close()

@@ -1,0 +1,116 @@
+"""A probe in a child process: started at once, asked for its answer later, killed at its deadline.
+
+The child gets this process's ``sys.path``, so that it finds the same packages, and hands its answer back as
+JSON on a descriptor of its own: whatever a driver library prints goes to stderr and cannot spoil it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from pytest_bionemo.probes.child import serve; serve(sys.argv[2])"
+)
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the child said: ``value``, or ``failure``, a phrase that says how it ended instead."""
+
+    value: dict[str, Any] | None
+    failure: str | None = None
+
+
+class Child:
+    """One probe function (``"package.module:function"``) running in a process of its own.
+
+    The function takes nothing and returns a JSON object. ``deadline`` is in seconds from the start.
+    """
+
+    def __init__(self, target: str, deadline: float) -> None:
+        self._deadline = deadline
+        self._started = time.monotonic()
+        self._answer: Answer | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-c", _START, json.dumps(sys.path), target],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def answer(self) -> Answer:
+        """Wait until the child answers or its deadline passes. Never raises."""
+        if self._answer is None:
+            self._answer = self._wait()
+        return self._answer
+
+    def close(self) -> None:
+        """End the child if it still runs, and let go of its pipes."""
+        if self._answer is None:
+            self._kill()
+            self._answer = Answer(None, "it was stopped before it answered")
+
+    def _wait(self) -> Answer:
+        left = max(0.0, self._deadline - (time.monotonic() - self._started))
+        try:
+            out, err = self._process.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return Answer(None, f"no answer within {self._deadline:g} s")
+        if self._process.returncode != 0:
+            return Answer(None, describe_death(self._process.returncode, err))
+        try:
+            return Answer(json.loads(out))
+        except ValueError:
+            return Answer(None, f"its answer is not JSON: {out[:80]!r}")
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        # A process stuck inside a dead driver cannot be reaped: give up on it rather than hang with it.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.communicate(timeout=2)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe:
+                pipe.close()
+
+
+def describe_death(returncode: int, stderr: bytes) -> str:
+    """'killed by SIGSEGV ...' or 'exit status 1: <last line of stderr>'."""
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    if returncode < 0:
+        where = next((line for line in lines if line.startswith("File ")), "")
+        return f"killed by {signal.Signals(-returncode).name}" + (f" in {where}" if where else "")
+    return f"exit status {returncode}" + (f": {lines[-1]}" if lines else "")
+
+
+def serve(target: str) -> None:
+    """Run in the child: call the probe function, write its answer, and leave at once."""
+    _die_with_parent()
+    channel = os.dup(1)
+    os.dup2(2, 1)
+    module, _, function = target.partition(":")
+    answer = getattr(import_module(module), function)()
+    with os.fdopen(channel, "w") as out:
+        json.dump(answer, out)
+    # No interpreter shutdown: libraries such as torch take time for it, and may crash in it.
+    os._exit(0)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

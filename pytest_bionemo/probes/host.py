@@ -1,0 +1,120 @@
+"""The machine around Python: operating system, processor, C library, container, NVIDIA devices on its bus."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_NVIDIA_VENDOR = "0x10de"
+_DISPLAY_CLASS = "0x03"  # PCI base class of GPUs, with (VGA) or without (3D) a display
+
+
+@dataclass(frozen=True)
+class Host:
+    """What kind of machine this is.
+
+    ``glibc`` is None where the C library is another one (musl). ``container`` is the kind of container, None
+    outside one. ``pci_gpus`` counts the NVIDIA GPUs on the PCI bus, None where the bus cannot be read.
+    ``device_nodes`` are the NVIDIA files in /dev.
+    """
+
+    hostname: str
+    system: str
+    distribution: str | None
+    kernel: str
+    machine: str
+    glibc: str | None
+    python: str
+    container: str | None
+    pci_gpus: int | None
+    device_nodes: tuple[str, ...]
+
+
+def read() -> Host:
+    """Look at this machine."""
+    uname = os.uname()
+    return Host(
+        hostname=uname.nodename,
+        system=uname.sysname,
+        distribution=distribution(),
+        kernel=uname.release,
+        machine=uname.machine,
+        glibc=glibc(),
+        python=platform.python_version(),
+        container=container(),
+        pci_gpus=pci_gpus(),
+        device_nodes=tuple(sorted(str(path) for path in Path("/dev").glob("nvidia*"))),
+    )
+
+
+def distribution() -> str | None:
+    """'Ubuntu 24.04.2 LTS', None where there is no os-release file."""
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:
+        return None
+
+
+def glibc() -> str | None:
+    """'2.36', None where the C library is not glibc."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (OSError, ValueError):
+        return None
+    return version if name == "glibc" else None
+
+
+def container(root: Path = Path("/")) -> str | None:
+    """The kind of container this is, from the first source that knows; None outside one."""
+    sources: tuple[Callable[[Path], str | None], ...] = (
+        _container_from_environment,
+        _container_from_marker_files,
+        _container_from_systemd,
+        _container_from_cgroup,
+    )
+    return next((kind for source in sources if (kind := source(root))), None)
+
+
+def _container_from_environment(root: Path) -> str | None:
+    kinds = {
+        "KUBERNETES_SERVICE_HOST": "kubernetes",
+        "APPTAINER_CONTAINER": "apptainer",
+        "SINGULARITY_CONTAINER": "singularity",
+    }
+    return next((kind for variable, kind in kinds.items() if variable in os.environ), None)
+
+
+def _container_from_marker_files(root: Path) -> str | None:
+    kinds = {".dockerenv": "docker", "run/.containerenv": "podman"}
+    return next((kind for marker, kind in kinds.items() if (root / marker).exists()), None)
+
+
+def _container_from_systemd(root: Path) -> str | None:
+    return _read(root / "run/systemd/container") or None
+
+
+def _container_from_cgroup(root: Path) -> str | None:
+    text = _read(root / "proc/1/cgroup")
+    kinds = {"kubepods": "kubernetes", "docker": "docker", "containerd": "containerd", "lxc": "lxc"}
+    return next((kind for word, kind in kinds.items() if word in text), None)
+
+
+def pci_gpus(root: Path = Path("/")) -> int | None:
+    """How many NVIDIA GPUs are on the PCI bus; None where sysfs does not say."""
+    devices = root / "sys/bus/pci/devices"
+    if not devices.is_dir():
+        return None
+    return sum(
+        _read(device / "vendor") == _NVIDIA_VENDOR and _read(device / "class").startswith(_DISPLAY_CLASS)
+        for device in devices.iterdir()
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

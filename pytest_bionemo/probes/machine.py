@@ -1,0 +1,67 @@
+"""Everything that the probes see of this machine, each asked once."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+
+from pytest_bionemo.model import GpuEnv
+from pytest_bionemo.probes import host, nvml, torch_build
+from pytest_bionemo.probes.child import Child
+from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.torch_build import TorchBuild
+
+
+class Machine:
+    """The probes of one run.
+
+    The two that run in child processes can be started ahead of their first use (:meth:`start`), so that they
+    work while pytest collects. ``timeout`` is the deadline of each, in seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._children: dict[str, Child] = {}
+
+    def start(self) -> None:
+        """Start the children now."""
+        for target in (nvml.TARGET, torch_build.TARGET):
+            self._child(target)
+
+    def close(self) -> None:
+        """End children whose answer nobody waited for."""
+        for child in self._children.values():
+            child.close()
+
+    @cached_property
+    def gpu_env(self) -> GpuEnv:
+        """The driver and its devices."""
+        return nvml.from_answer(self._child(nvml.TARGET).answer())
+
+    @cached_property
+    def torch_build(self) -> TorchBuild:
+        """The PyTorch of this interpreter."""
+        return torch_build.from_answer(self._child(torch_build.TARGET).answer())
+
+    @cached_property
+    def host(self) -> Host:
+        """The machine around Python."""
+        return host.read()
+
+    def to_json(self) -> str:
+        """What the children said, for the workers of pytest-xdist: all of them must collect the same checks."""
+        return json.dumps({"gpu_env": self.gpu_env.to_json(), "torch_build": self.torch_build.to_json()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Machine:
+        """A machine whose children were asked by another process."""
+        data = json.loads(text)
+        machine = cls(timeout=0)
+        machine.__dict__["gpu_env"] = GpuEnv.from_json(data["gpu_env"])
+        machine.__dict__["torch_build"] = TorchBuild.from_json(data["torch_build"])
+        return machine
+
+    def _child(self, target: str) -> Child:
+        if target not in self._children:
+            self._children[target] = Child(target, self._timeout)
+        return self._children[target]

@@ -1,0 +1,79 @@
+"""Where the report lies, and that it never lies there by mistake.
+
+It is written INCONCLUSIVE before the first check module is imported and replaced atomically at the end: a run
+that is killed leaves the truth, never yesterday's READY. A run that ends in a usage error was none: what lay
+there before is put back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class PlaceError(Exception):
+    """The report cannot be written; the message is one line."""
+
+
+class Place:
+    """The file of one run's report.
+
+    :param name: a path as the user gave it; an existing folder gets ``<hostname>.json``.
+    :param folder: what a relative path is relative to.
+    :raises PlaceError: if nothing can be written there.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        path = folder / Path(name).expanduser()
+        if path.is_dir():
+            path /= f"{socket.gethostname()}.json"
+        elif name.endswith(os.sep) or not path.parent.is_dir():
+            missing = path if name.endswith(os.sep) else path.parent
+            raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another --bionemo-report.")
+        self.path = path
+        self._before: bytes | None = None
+        self._prove_writable()
+
+    def _prove_writable(self) -> None:
+        scratch = self._scratch()
+        try:
+            scratch.touch()
+            scratch.unlink()
+            if self.path.exists():
+                self.path.open("r+b").close()
+        except OSError as error:
+            raise PlaceError(
+                f"cannot write the report to {self.path}: {error.strerror}. Choose another --bionemo-report."
+            ) from None
+
+    def begin(self, document: dict[str, Any]) -> None:
+        """Replace what is there by the report of a run that has not finished."""
+        with suppress(FileNotFoundError):
+            self._before = self.path.read_bytes()
+        self.write(document)
+
+    def restore(self) -> None:
+        """Put back what was there before :meth:`begin`."""
+        if self._before is None:
+            self.path.unlink(missing_ok=True)
+        else:
+            self._replace(self._before)
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Replace the report atomically."""
+        self._replace(json.dumps(document, indent=1, default=str, allow_nan=False).encode() + b"\n")
+
+    def _replace(self, content: bytes) -> None:
+        scratch = self._scratch()
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(self.path)
+
+    def _scratch(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.{os.getpid()}.part")

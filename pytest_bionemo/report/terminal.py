@@ -1,0 +1,174 @@
+"""The verdict as lines of text: the answer first, then what must be fixed, then what could not be said.
+
+Works on the report's key ``bionemo`` alone, so that every line can be tested without a run.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_bionemo.model import count
+
+Style = Literal["plain", "ready", "blocked", "unknown", "dim"]
+
+MARKUP: Mapping[Style, Mapping[str, bool]] = {
+    "plain": {},
+    "ready": {"green": True},
+    "blocked": {"red": True},
+    "unknown": {"yellow": True},
+    "dim": {"light": True},
+}
+_STYLE_OF: Mapping[str, Style] = {
+    "READY": "ready",
+    "READY_FOR_INSTALL": "ready",
+    "BLOCKED": "blocked",
+    "INCONCLUSIVE": "unknown",
+}
+_LABEL_WIDTH = 9
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its parts with their styles, or a title that spans the terminal."""
+
+    parts: tuple[tuple[str, Style], ...]
+    is_title: bool = False
+
+    @property
+    def text(self) -> str:
+        """The line without styles."""
+        return "".join(text for text, _ in self.parts)
+
+    @property
+    def style(self) -> Style:
+        """The style of its first part."""
+        return self.parts[0][1] if self.parts else "plain"
+
+
+def summary(run: Mapping[str, Any], path: Path, width: int, verbosity: int) -> Iterator[Line]:
+    """The lines to print at the end of a run.
+
+    :param run: the report's key ``bionemo``.
+    :param path: where the report was written.
+    :param width: columns of the terminal.
+    :param verbosity: pytest's: -1 leaves one line for each finding, 1 lists every check that did not run.
+    """
+    style = _STYLE_OF[run["verdict"]]
+    yield Line(((f"BioNeMo readiness: {run['verdict']}", style),), is_title=True)
+    yield from _wrapped("", _facts(run), width, indent=0)
+    if verbosity < 0:
+        yield from _briefly(run, width)
+    else:
+        yield Line(())
+        yield from _in_full(run, width, verbosity)
+    yield from _labelled("report", str(path), width, "plain", wrap=False)
+
+
+def _facts(run: Mapping[str, Any]) -> str:
+    waiting = sum(1 for gap in run["not_run"] if gap["waits_for"])
+    others = len(run["not_run"]) - waiting
+    kernels = "no GPU kernel was run" if "no GPU kernel" in run["summary"] else ""
+    parts = [
+        count(len(run["blockers"]), "blocker") if run["blockers"] else "",
+        count(len(run["warnings"]), "warning") if run["warnings"] else "",
+        f"{count(waiting, 'check')} {'waits' if waiting == 1 else 'wait'}" if waiting else "",
+        f"{others} not run" if others else "",
+        f"level {run['level']}",
+        kernels,
+        f"{run['duration_s']:.1f} s",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _briefly(run: Mapping[str, Any], width: int) -> Iterator[Line]:
+    for kind, style in (("blockers", "blocked"), ("warnings", "unknown")):
+        for entry in run[kind]:
+            yield from _labelled(kind[:-1].upper(), f"{entry['check']}: {entry['message']}", width, style)  # type: ignore[arg-type]
+
+
+def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Line]:
+    for entry in run["blockers"]:
+        yield from _finding("BLOCKED", entry, "blocked", width)
+    for entry in run["warnings"]:
+        yield from _finding("WARNING", entry, "unknown", width)
+    if run["verdict"] == "READY_FOR_INSTALL":
+        yield from _fixes("install", run["install_options"], width)
+    yield from _gaps(run["not_run"], width, verbosity)
+
+
+def _finding(label: str, entry: Mapping[str, Any], style: Style, width: int) -> Iterator[Line]:
+    yield Line(((label.ljust(_LABEL_WIDTH), style), (entry["check"], "plain")))
+    yield from _labelled("  seen", entry["message"], width)
+    if entry["why"]:
+        yield from _labelled("  why", entry["why"], width)
+    yield from _fixes("  fix", entry["fix"], width)
+    for link in entry["links"]:
+        yield from _labelled("  see", link, width, wrap=False)
+
+
+def _fixes(label: str, fixes: Sequence[str], width: int) -> Iterator[Line]:
+    for position, fix in enumerate(fixes):
+        # A command is never wrapped: it is there to be copied.
+        yield from _labelled("" if position else label, fix, width, wrap="$ " not in fix)
+
+
+def _gaps(gaps: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:
+    waited_for = Counter(gap["waits_for"] for gap in gaps if gap["waits_for"])
+    for check, number in waited_for.items():
+        waiting = [gap["check"] for gap in gaps if gap["waits_for"] == check]
+        text = f"{count(number, 'check')} for {check}: {_by_topic(waiting)}"
+        yield from _labelled("waiting", text, width, "unknown")
+        yield from _listed(waiting, verbosity)
+    for reason, checks in _by_reason(gap for gap in gaps if not gap["waits_for"]).items():
+        named = [check for check in checks if check]
+        yield from _labelled("not run", f"{', '.join(named[:3])}: {reason}" if 0 < len(named) <= 3 else
+                             f"{count(len(named), 'check')} ({_by_topic(named)}): {reason}" if named else reason,
+                             width, "unknown")  # fmt: skip
+        if len(named) > 3:
+            yield from _listed(named, verbosity)
+    if gaps and verbosity == 0 and any(number > 1 for number in waited_for.values()):
+        yield Line(((" " * _LABEL_WIDTH, "plain"), ("(-v lists them)", "dim")))
+
+
+def _by_reason(gaps: Iterable[Mapping[str, Any]]) -> dict[str, list[str | None]]:
+    found: dict[str, list[str | None]] = {}
+    for gap in gaps:
+        found.setdefault(gap["reason"], []).append(gap["check"])
+    return found
+
+
+def _by_topic(checks: Iterable[str]) -> str:
+    topics = Counter(check.partition("::")[0].rpartition("/")[2] for check in checks)
+    return ", ".join(f"{topic} {number}" for topic, number in topics.items())
+
+
+def _listed(checks: Iterable[str], verbosity: int) -> Iterator[Line]:
+    if verbosity > 0:
+        for check in checks:
+            yield Line(((" " * _LABEL_WIDTH + check, "dim"),))
+
+
+def _labelled(
+    label: str, text: str, width: int, style: Style = "plain", wrap: bool = True
+) -> Iterator[Line]:
+    if wrap:
+        yield from _wrapped(label, text, width, _LABEL_WIDTH, style)
+    else:
+        yield Line(((label.ljust(_LABEL_WIDTH), style), (text, "plain")))
+
+
+def _wrapped(
+    label: str, text: str, width: int, indent: int, style: Style = "plain"
+) -> Iterator[Line]:
+    room = max(20, width - indent)
+    for position, line in enumerate(
+        piece
+        for paragraph in text.splitlines()
+        for piece in textwrap.wrap(paragraph, room, break_long_words=False, break_on_hyphens=False) or [""]
+    ):
+        yield Line((((label if position == 0 else "").ljust(indent), style), (line, "plain")))

@@ -1,0 +1,54 @@
+"""Rules of compatibility that a check states and that the needs of other checks ask about."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pytest_bionemo.facts import drivers, gpus
+from pytest_bionemo.model import GpuEnv
+from pytest_bionemo.probes.libraries import CudaLibrary
+from pytest_bionemo.probes.torch_build import TorchBuild
+
+
+class LibcudaProblem(Enum):
+    """What can be wrong with a libcuda that comes before the driver's own."""
+
+    STUB = "stub"
+    STALE = "stale"
+    FORWARD_COMPATIBILITY_UNSUPPORTED = "forward compatibility unsupported"
+
+
+def driver_runs(env: GpuEnv, torch: TorchBuild) -> bool | None:
+    """Whether this driver runs the CUDA that torch was built for; None where no table knows that CUDA.
+
+    The family's minimum decides (minor-version compatibility). A torch that has read its devices has
+    initialised CUDA, which proves more than a table: so forward compatibility packages and families newer
+    than the table pass too.
+    """
+    if torch.devices:
+        return True
+    minimum = drivers.family_minimum(torch.cuda or "")
+    if minimum is None or env.driver is None:
+        return None
+    return not drivers.is_older(env.driver, minimum)
+
+
+def libcuda_problem(library: CudaLibrary | None, env: GpuEnv) -> LibcudaProblem | None:
+    """What is wrong with the libcuda that LD_LIBRARY_PATH puts first, None if nothing is known to be."""
+    if library is None:
+        return None
+    if library.is_stub:
+        return LibcudaProblem.STUB
+    if library.version is None or env.driver is None:
+        return None
+    if drivers.is_older(library.version, env.driver):
+        return LibcudaProblem.STALE
+    if drivers.is_older(env.driver, library.version) and not _all_are_data_centre_gpus(env):
+        return LibcudaProblem.FORWARD_COMPATIBILITY_UNSUPPORTED
+    return None
+
+
+def _all_are_data_centre_gpus(env: GpuEnv) -> bool:
+    # A model that the table does not know is given the benefit of the doubt: torch will say what it sees.
+    models = [gpus.find(gpu.name, gpu.memory_bytes) for gpu in env.gpus if gpu.name]
+    return all(model is None or model.segment == "datacenter" for model in models)

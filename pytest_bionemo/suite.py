@@ -1,0 +1,265 @@
+"""The checks as a tree of our own below the session: Suite, one CheckModule per topic, one CheckItem per check.
+
+The modules have a virtual path, ``rootdir/bionemo/<topic>``. So node ids are short and the same everywhere,
+the project's ``python_files``, ``python_functions`` and conftest hooks have no say, and the terminal shows a
+line for each topic.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pytest_bionemo import checks, needs
+from pytest_bionemo.checking import CheckFailed, CheckSpec, spec_of
+from pytest_bionemo.model import LEVELS, Gpu, Level
+
+NAME = "bionemo"
+_TOKEN = re.compile(rf"^{NAME}/(?P<topic>\w+)(?:::(?P<name>\w+)(?P<parameters>\[.*\])?)?$")
+# Fixtures that stand for one GPU each: a check that asks for one runs once for every GPU.
+_PER_GPU = ("gpu", "any_gpu")
+
+
+@dataclass
+class Collected:
+    """What the suite holds, recorded where it is made: no filter of another plugin comes before it.
+
+    ``topics`` are the modules with the checks that they declare, or the error of their import; ``checks`` are
+    the collected checks, one for each parameter; ``deselected`` are ids.
+    """
+
+    topics: list[dict[str, Any]] = field(default_factory=list)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    deselected: set[str] = field(default_factory=set)
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add what a worker of pytest-xdist collected: every worker collects the same."""
+        known = {topic["name"] for topic in self.topics}
+        self.topics += [topic for topic in other["topics"] if topic["name"] not in known]
+        self.checks.update((check["id"], check) for check in other["checks"])
+        self.deselected.update(other["deselected"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain builtins, as they stand in the report."""
+        return {
+            "topics": self.topics,
+            "checks": list(self.checks.values()),
+            "deselected": sorted(self.deselected),
+        }
+
+
+class Suite(pytest.Collector):
+    """All checks, below the session. The fixtures that they need are registered here: no conftest shadows them."""
+
+    def __init__(self, *, modules: Sequence[str], level: Level, collected: Collected, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.obj: ModuleType = checks
+        self.modules = modules
+        self.level = level
+        self.collected = collected
+        # The project may turn warnings into errors; those of a driver library are not its concern.
+        self.add_marker(pytest.mark.filterwarnings("default"))
+
+    def collect(self) -> Iterable[pytest.Collector]:
+        """One module for each topic."""
+        self._register_needs()
+        for name in self.modules:
+            path = self.config.rootpath / NAME / topic_of(name)
+            yield CheckModule.from_parent(self, path=path, module_name=name, suite=self)
+
+
+    def _register_needs(self) -> None:
+        # pytest looks for fixtures in a node's obj, and shows its docstring: the one is needs, the other checks.
+        self.obj = needs
+        self.session._fixturemanager.parsefactories(self)
+        self.obj = checks
+
+
+class CheckModule(pytest.Module):
+    """One topic."""
+
+    def __init__(self, *, module_name: str, suite: Suite, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.module_name = module_name
+        self.topic = topic_of(module_name)
+        self.suite = suite
+
+    def _getobj(self) -> ModuleType:
+        return import_checks(self.module_name)
+
+    def istestfunction(self, obj: object, name: str) -> bool:
+        """Whether this is a check of the run's level."""
+        return is_in_level(spec_of(obj), self.suite.level)
+
+    def istestclass(self, obj: object, name: str) -> bool:
+        """Checks are functions."""
+        return False
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """The checks of this topic, each recorded before anything can deselect it."""
+        topic: dict[str, Any] = {"name": self.topic, "module": self.module_name, "checks": [], "error": None}
+        self.suite.collected.topics.append(topic)
+        try:
+            topic["checks"] = declared_checks(import_checks(self.module_name), self.suite.level)
+            items = [self._checked(item) for item in super().collect() if isinstance(item, pytest.Function)]
+        except (Exception, SystemExit, pytest.skip.Exception) as error:
+            topic["error"] = f"{type(error).__name__}: {error}"
+            raise self.CollectError(f"{self.module_name}: {topic['error']}") from None
+        return items
+
+    def _checked(self, function: pytest.Function) -> CheckItem:
+        item = CheckItem.from_function(function)
+        spec = item.spec
+        item.add_marker(pytest.mark.bionemo(topic=self.topic, severity=spec.severity, level=spec.level))
+        self.suite.collected.checks[item.nodeid] = {
+            "id": item.nodeid,
+            "topic": self.topic,
+            "name": item.originalname,
+            "title": spec.title,
+            "severity": spec.severity,
+            "level": spec.level,
+            "device": item.device,
+        }
+        return item
+
+
+class CheckItem(pytest.Function):
+    """One check, for one parameter."""
+
+    @classmethod
+    def from_function(cls, function: pytest.Function) -> CheckItem:
+        """The check for what pytest made of the function."""
+        item: CheckItem = cls.from_parent(
+            function.parent,
+            name=function.name,
+            callspec=getattr(function, "callspec", None),
+            callobj=function.obj,
+            fixtureinfo=function._fixtureinfo,
+            originalname=function.originalname,
+        )
+        return item
+
+    @property
+    def spec(self) -> CheckSpec:
+        """What ``@check`` declared."""
+        spec = spec_of(self.function)
+        assert spec, "only checks become items of the suite"
+        return spec
+
+    @property
+    def device(self) -> str | None:
+        """The UUID of the GPU that it is about, None if it is about none."""
+        parameters = self.callspec.params if hasattr(self, "callspec") else {}
+        gpu = next((parameters[name] for name in _PER_GPU if name in parameters), None)
+        return (gpu.uuid or f"gpu{gpu.index}") if gpu else None
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """The virtual path: with the real one, every line of ``-v`` would end in a path of site-packages."""
+        return self.path, 0, self.getmodpath()
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """A finding is its own text; anything else is pytest's traceback."""
+        if isinstance(excinfo.value, CheckFailed):
+            return excinfo.value.finding.message
+        return super().repr_failure(excinfo, style)
+
+
+def topic_of(module_name: str) -> str:
+    """The last part of the dotted name."""
+    return module_name.rpartition(".")[2]
+
+
+def import_checks(module_name: str) -> ModuleType:
+    """Import a check module with rewritten assertions; its warnings are never errors."""
+    pytest.register_assert_rewrite(module_name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        return import_module(module_name)
+
+
+def is_in_level(spec: CheckSpec | None, level: Level) -> bool:
+    """Whether a check runs at this level."""
+    return spec is not None and LEVELS.index(spec.level) <= LEVELS.index(level)
+
+
+def declared_checks(module: ModuleType, level: Level) -> list[str]:
+    """The names of the checks that the module declares for this level."""
+    return [name for name, value in vars(module).items() if is_in_level(spec_of(value), level)]
+
+
+def modules(config: pytest.Config) -> list[str]:
+    """The shipped check modules, then those of plugins and conftest files.
+
+    :raises pytest.UsageError: if two modules give the same topic.
+    """
+    offered = [name for names in config.hook.pytest_bionemo_checks(config=config) for name in names]
+    found = [*checks.shipped(), *dict.fromkeys(offered)]
+    for name in found:
+        twins = [other for other in found if topic_of(other) == topic_of(name)]
+        if len(twins) > 1:
+            raise pytest.UsageError(f"two check modules give the topic {topic_of(name)!r}: {' and '.join(twins)}.")
+    return found
+
+
+def parametrize_over_gpus(metafunc: pytest.Metafunc, gpus: Sequence[Gpu]) -> None:
+    """Run a check that asks for ``gpu`` once for each GPU.
+
+    Without a GPU it stays one check that is not run: an empty list would be an error in some projects.
+    """
+    for name in _PER_GPU:
+        if name in metafunc.fixturenames:
+            devices = [pytest.param(gpu, id=f"gpu{gpu.index}") for gpu in gpus]
+            metafunc.parametrize(name, devices or [pytest.param(None, id="no-gpu")], indirect=True, scope="session")
+
+
+# ------------------------------------------------------------------------------------------ pasted node ids
+
+
+def is_token(argument: str, folder: Path) -> bool:
+    """Whether a command line argument is the id of a topic or check, and not a path that exists."""
+    return bool(_TOKEN.match(argument)) and not (folder / argument.partition("::")[0]).exists()
+
+
+def matches(token: str, nodeid: str) -> bool:
+    """Whether the id is the one that the token names, or lies below it."""
+    return nodeid == token or nodeid.startswith((f"{token}::", f"{token}["))
+
+
+def reject_unknown(tokens: Iterable[str], module_names: Sequence[str]) -> None:
+    """Refuse tokens whose topic or check does not exist.
+
+    :raises pytest.UsageError: one line that names the token and what there is.
+    """
+    by_topic = {topic_of(name): name for name in module_names}
+    for token in tokens:
+        match = _TOKEN.match(token)
+        assert match, "only tokens come here"
+        if match["topic"] not in by_topic:
+            raise pytest.UsageError(_unknown(token, "topic", f"{NAME}/{match['topic']}", by_topic))
+        if match["name"]:
+            _reject_unknown_check(token, match["name"], by_topic[match["topic"]])
+
+
+def _reject_unknown_check(token: str, name: str, module_name: str) -> None:
+    try:
+        declared = [key for key, value in vars(import_checks(module_name)).items() if spec_of(value)]
+    except Exception:
+        return  # the run will say that the topic cannot be collected
+    if name not in declared:
+        raise pytest.UsageError(_unknown(token, "check", name, declared))
+
+
+def _unknown(token: str, kind: str, name: str, known: Iterable[str]) -> str:
+    choices = list(known)
+    near = get_close_matches(name.rpartition("/")[2], choices, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{token}: no {kind} of this name, and no such path.{hint} Choose from: {', '.join(choices)}."

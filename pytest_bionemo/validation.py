@@ -1,0 +1,319 @@
+"""A validation run: hangs the suite on the session, records how each check ends, writes the report.
+
+All hooks of a run are methods of :class:`Validation`, all state is on it: a run that does not validate costs
+nothing, and repeated runs in one process are independent. This is the only contact with pytest-json-report,
+whose known defects are guarded here (the numbers are those of its issues or of our measurements).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from pytest_bionemo import suite
+from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
+from pytest_bionemo.facts import FactsError, load_all
+from pytest_bionemo.fixtures import MACHINE
+from pytest_bionemo.model import Finding, Outcome
+from pytest_bionemo.needs import OPTIONS
+from pytest_bionemo.options import Options
+from pytest_bionemo.probes.machine import Machine
+from pytest_bionemo.report import document, terminal
+from pytest_bionemo.report.clean import clean
+from pytest_bionemo.report.place import Place, PlaceError
+from pytest_bionemo.verdict import Verdict, exit_status, fold
+
+_WORKER_KEY = "bionemo"
+_OUTCOME = "bionemo_outcome"
+
+
+class Validation:
+    """One run of the checks.
+
+    :raises pytest.UsageError: if the report cannot be written, the facts cannot be read or pytest-json-report is
+        not there: one line, before anything runs.
+    """
+
+    def __init__(self, config: pytest.Config, options: Options, tokens: Sequence[str]) -> None:
+        self.config = config
+        self.options = options
+        self.tokens = tokens
+        self.started = document.now()
+        self.collected = suite.Collected()
+        self.verdict: Verdict | None = None
+        self.document: dict[str, Any] | None = None
+        self.place: Place | None = None
+        self.has_begun = False
+        self._prepare()
+        self.machine = self._make_machine()
+        config.stash[MACHINE] = self.machine
+        config.stash[OPTIONS] = options
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is a worker of pytest-xdist: then the controller writes the report."""
+        return hasattr(self.config, "workerinput")
+
+    def _prepare(self) -> None:
+        try:
+            load_all()
+            if not self.is_worker:
+                self.place = Place(self.options.report, self.config.invocation_params.dir)
+        except (FactsError, PlaceError) as error:
+            raise pytest.UsageError(str(error)) from None
+        self._switch_json_report_on()
+        # Otherwise one module that does not import would end the run before anything has run.
+        self.config.option.continue_on_collection_errors = True
+
+    def _switch_json_report_on(self) -> None:
+        option = self.config.option
+        if not hasattr(option, "json_report"):
+            raise pytest.UsageError(
+                "--bionemo-validate needs the plugin pytest-json-report, which is not loaded: "
+                "add -p pytest_jsonreport.plugin, or drop -p no:pytest_jsonreport."
+            )
+        if not option.json_report:
+            option.json_report = True
+            option.json_report_file = None  # ours is written atomically, and elsewhere
+            option.json_report_verbosity = 0  # no line about the file that it does not write
+        option.json_report_summary = False  # it would drop the tests
+        # A new list: the default is one list that every run shares. Log records can hold what no worker of
+        # pytest-xdist can send; streams can hold secrets.
+        option.json_report_omit = [*option.json_report_omit, "log", "streams"]
+
+    def _make_machine(self) -> Machine:
+        if self.is_worker:
+            return Machine.from_json(self.config.workerinput[_WORKER_KEY])  # type: ignore[attr-defined]
+        machine = Machine(self.options.timeout)
+        machine.start()
+        return machine
+
+    # ------------------------------------------------------------------------------------------ collecting
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Refuse ids that do not exist; then, before any check module is imported, write the first report."""
+        if not self.is_worker:
+            suite.reject_unknown(self.tokens, suite.modules(self.config))
+            if not self.config.option.collectonly:
+                self._begin()
+        return (yield)
+
+    def _begin(self) -> None:
+        assert self.place
+        unfinished = document.unfinished(self.options, self.started)
+        unfinished["bionemo"].update(fold(unfinished).to_json())
+        self.place.begin(clean(unfinished))
+        self.has_begun = True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Hang the suite on the session: alone, or before the tests of the paths that were given."""
+        report = yield
+        if isinstance(collector, pytest.Session) and report.passed:
+            checks = suite.Suite.from_parent(
+                collector,
+                name=suite.NAME,
+                modules=suite.modules(self.config),
+                level=self.options.level,
+                collected=self.collected,
+            )
+            # First, or --lf takes the suite for files without failures and skips it.
+            report.result = [checks, *(report.result if self._has_paths else ())]
+        return report
+
+    @property
+    def _has_paths(self) -> bool:
+        return self.config.args_source is pytest.Config.ArgsSource.ARGS
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run a check that asks for a GPU once for each."""
+        if isinstance(metafunc.definition.getparent(suite.CheckModule), suite.CheckModule):
+            suite.parametrize_over_gpus(metafunc, self.machine.gpu_env.gpus)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the checks whose ids were given; tests outside the suite are not concerned."""
+        if not self.tokens:
+            return
+        ids = [item.nodeid for item in items if isinstance(item, suite.CheckItem)]
+        for token in self.tokens:
+            if not self.is_worker and not any(suite.matches(token, nodeid) for nodeid in ids):
+                self._refuse(token, ids)
+        dropped = [item for item in items if isinstance(item, suite.CheckItem) and not self._is_wanted(item)]
+        items[:] = [item for item in items if item not in dropped]
+        self.config.hook.pytest_deselected(items=dropped)
+
+    def _is_wanted(self, item: pytest.Item) -> bool:
+        return any(suite.matches(token, item.nodeid) for token in self.tokens)
+
+    def _refuse(self, token: str, ids: Sequence[str]) -> None:
+        function = token.partition("[")[0]
+        choices = [nodeid for nodeid in ids if suite.matches(function, nodeid)]
+        if choices:
+            raise pytest.UsageError(f"{token}: no check has this id. Choose from: {', '.join(choices)}.")
+        broken = any(topic["error"] for topic in self.collected.topics)
+        if not broken:
+            raise pytest.UsageError(f"{token}: this check does not run at level {self.options.level}.")
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Remember what was deselected, by whom ever."""
+        self.collected.deselected.update(item.nodeid for item in items if isinstance(item, suite.CheckItem))
+
+    # --------------------------------------------------------------------------------------------- running
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Record how a check ended, in properties that reach JSON, JUnit XML and pytest-xdist alike."""
+        report = yield
+        if isinstance(item, suite.CheckItem) and call.excinfo is not None:
+            for name, value in _describe(call.excinfo.value):
+                item.user_properties.append((name, value))
+                report.user_properties.append((name, value))
+            if item.spec.severity == "warning" and _finding(call.excinfo.value) and report.failed:
+                # A warning is no failure: it stops no -x, and READY stays READY.
+                report.outcome = "skipped"
+                report.longrepr = (str(item.path), 0, str(call.excinfo.value))
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
+        """Show a finding of a warning check as W, in an outcome of its own."""
+        if report.skipped and _is_finding(report) and not hasattr(report, "wasxfail"):
+            return "warned", "W", ("WARNED", {"yellow": True})
+        return None
+
+    # ------------------------------------------------------------------------------------------- pytest-xdist
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Hand the probes' answers to a worker: all of them must collect the same checks."""
+        node.workerinput[_WORKER_KEY] = self.machine.to_json()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Take over what a worker collected; one that crashed has nothing to say."""
+        output = getattr(node, "workeroutput", {})
+        if _WORKER_KEY in output:
+            self.collected.merge(json.loads(output[_WORKER_KEY]))
+
+    # ------------------------------------------------------------------------------------------- reporting
+
+    def pytest_report_header(self) -> str:
+        """One line: level, GPUs, driver."""
+        rehearsal = ", rehearsal on the CPU" if self.options.device == "cpu" else ""
+        return f"bionemo: level {self.options.level}{rehearsal}, {self.machine.gpu_env.describe()}"
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_json_modifyreport(self, json_report: dict[str, Any]) -> None:
+        """Complete the document and fold it: the terminal and the exit status use that verdict."""
+        json_report["environment"] = document.runner(_plugin_versions(self.config))
+        json_report["bionemo"] = {
+            **document.start(self.options, self.started),
+            **self.collected.to_json(),
+            **document.describe(self.machine, self.started),
+        }
+        cleaned = clean(json_report)
+        self.verdict = fold(cleaned)
+        cleaned["bionemo"].update(self.verdict.to_json())
+        cleaned["exitcode"] = exit_status(self.verdict, self.options.require, cleaned["exitcode"])
+        json_report.clear()
+        json_report.update(cleaned)
+        self.document = json_report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Write the report, and let the verdict have its say in the exit status."""
+        if self.is_worker:
+            self.config.workeroutput[_WORKER_KEY] = json.dumps(self.collected.to_json())  # type: ignore[attr-defined]
+            return (yield)
+        result = yield
+        if self.has_begun:
+            self._finish(session)
+        return result
+
+    def _finish(self, session: pytest.Session) -> None:
+        assert self.place
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            self.place.restore()
+        elif self.document is not None and self.verdict is not None:
+            self.place.write(self.document)
+            session.exitstatus = exit_status(self.verdict, self.options.require, int(session.exitstatus))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Print the verdict after pytest's own sections, and each finding there instead of in FAILURES."""
+        failed: list[Any] = terminalreporter.stats.get("failed", [])
+        findings = [report for report in failed if _is_finding(report) and isinstance(report.longrepr, str)]
+        if findings:
+            terminalreporter.stats["failed"] = [report for report in failed if report not in findings]
+        try:
+            result = yield
+        finally:
+            if findings:
+                terminalreporter.stats["failed"] = failed
+        if self.has_begun and self.document is not None and self.place:
+            run = self.document["bionemo"]
+            for line in terminal.summary(run, self.place.path, terminalreporter._tw.fullwidth, _verbosity(self.config)):
+                _write(terminalreporter, line)
+        return result
+
+
+def _write(reporter: pytest.TerminalReporter, line: terminal.Line) -> None:
+    if line.is_title:
+        reporter.section(line.text, sep="=", bold=True, **terminal.MARKUP[line.style])
+    else:
+        for text, style in line.parts:
+            reporter.write(text, **terminal.MARKUP[style])
+        reporter.write("\n")
+
+
+def _verbosity(config: pytest.Config) -> int:
+    return int(config.option.verbose)
+
+
+def _finding(error: BaseException) -> Finding | None:
+    if isinstance(error, CheckFailed):
+        return error.finding
+    if isinstance(error, AssertionError):
+        return Finding(str(error) or "an assertion without a message failed")
+    return None
+
+
+def _describe(error: BaseException) -> list[tuple[str, str]]:
+    """The properties of a check that ended this way; none if it crashed."""
+    if isinstance(error, NotApplicable):
+        return [(_OUTCOME, Outcome.NOT_APPLICABLE.value), ("bionemo_message", str(error.msg))]
+    if isinstance(error, NotRun):
+        waits_for = [("bionemo_waits_for", f"{suite.NAME}/{error.waits_for}")] if error.waits_for else []
+        return [(_OUTCOME, Outcome.NOT_RUN.value), ("bionemo_message", error.reason), *waits_for]
+    finding = _finding(error)
+    if finding is None:
+        return []
+    return [
+        (_OUTCOME, Outcome.FAILED.value),
+        ("bionemo_message", finding.message),
+        ("bionemo_why", finding.why),
+        ("bionemo_fix", "\n".join(finding.fix)),
+        ("bionemo_action", finding.action.value),
+        ("bionemo_links", "\n".join(finding.links)),
+    ]
+
+
+def _is_finding(report: Any) -> bool:
+    return (_OUTCOME, Outcome.FAILED.value) in [tuple(pair) for pair in getattr(report, "user_properties", ())]
+
+
+def _plugin_versions(config: pytest.Config) -> dict[str, str]:
+    plugins = {dist.project_name: dist.version for _, dist in config.pluginmanager.list_plugin_distinfo()}
+    return {"pytest": metadata.version("pytest"), **plugins}

@@ -1,0 +1,304 @@
+"""The verdict: a pure function of the report of a run.
+
+Fail closed: READY is a proof. A check counts as passed only if its setup, call and teardown are all there and
+all passed; whatever else a report may say of it (skipped, deselected, expected to fail, a missing stage, no
+entry at all) is a gap. The same function folds a saved report again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_bionemo.model import Action, Outcome, VerdictName, count
+
+# pytest's exit codes after which a report can be complete: passed, failed, nothing collected.
+_COMPLETE_RUNS = (0, 1, 5)
+_STAGES = ("setup", "call", "teardown")
+_PREFIX = "bionemo_"
+
+
+class ReportError(ValueError):
+    """The document is no report of a validation run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one check ended, as the report shows it."""
+
+    check: Mapping[str, Any]
+    outcome: Outcome
+    reason: str = ""
+    waits_for: str | None = None
+    finding: Mapping[str, Any] | None = None
+
+    @property
+    def is_required(self) -> bool:
+        """Whether READY needs it."""
+        return bool(self.check["severity"] == "blocker")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer, and everything that it rests on."""
+
+    name: VerdictName
+    summary: str
+    action: Action
+    sections: Mapping[str, str]
+    blockers: tuple[Mapping[str, Any], ...]
+    warnings: tuple[Mapping[str, Any], ...]
+    not_run: tuple[Mapping[str, Any], ...]
+    not_applicable: tuple[Mapping[str, Any], ...]
+    recommendations: tuple[str, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """READY or READY_FOR_INSTALL."""
+        return self.name in (VerdictName.READY, VerdictName.READY_FOR_INSTALL)
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of the report's key ``bionemo`` that the verdict decides."""
+        return {
+            "verdict": self.name.value,
+            "summary": self.summary,
+            "action": self.action.value,
+            "sections": dict(self.sections),
+            "blockers": [dict(entry) for entry in self.blockers],
+            "warnings": [dict(entry) for entry in self.warnings],
+            "not_run": [dict(entry) for entry in self.not_run],
+            "not_applicable": [dict(entry) for entry in self.not_applicable],
+            "recommendations": list(self.recommendations),
+        }
+
+
+def fold(report: Mapping[str, Any]) -> Verdict:
+    """Form the verdict from a report.
+
+    :param report: the JSON document of a run: pytest-json-report's, with the key ``bionemo``.
+    :raises ReportError: if it is no such document.
+    """
+    run = report.get("bionemo")
+    if not isinstance(run, Mapping) or not isinstance(run.get("checks"), list):
+        raise ReportError("not a report of pytest --bionemo-validate: its key 'bionemo' is missing or damaged")
+    results = _results(report, run)
+    blockers = [_describe(result) for result in results if result.finding and result.is_required]
+    warnings = [_describe(result) for result in results if result.finding and not result.is_required]
+    gaps = [*_gaps_of_the_run(report, run), *_missing_checks(run), *_not_run(results)]
+    name = _name(run, blockers, gaps)
+    return Verdict(
+        name=name,
+        summary=_summarise(name, run, results, blockers, gaps),
+        action=_strongest(blockers),
+        sections=_sections(run, results),
+        blockers=tuple(blockers),
+        warnings=tuple(warnings),
+        not_run=tuple(gaps),
+        not_applicable=tuple(
+            {"check": result.check["id"], "reason": result.reason}
+            for result in results
+            if result.outcome is Outcome.NOT_APPLICABLE
+        ),
+        recommendations=tuple(_recommend(name, run, blockers, gaps)),
+    )
+
+
+def exit_status(verdict: Verdict, require: str, pytest_status: int) -> int:
+    """The exit status of the run: pytest's own where that already says no, else the verdict's."""
+    is_enough = verdict.is_ready if require == "install" else verdict.name is VerdictName.READY
+    return 1 if pytest_status in (0, 5) and not is_enough else pytest_status
+
+
+# ----------------------------------------------------------------------------------------------- each check
+
+
+def _results(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[Result]:
+    ids = {check["id"] for check in run["checks"]}
+    tests = {_plain_id(test["nodeid"], ids): test for test in report.get("tests", [])}
+    deselected = set(run.get("deselected", []))
+    return [_result(check, tests.get(check["id"]), check["id"] in deselected) for check in run["checks"]]
+
+
+def _plain_id(nodeid: str, known: Iterable[str]) -> str:
+    # pytest-xdist's --dist loadgroup appends "@group".
+    plain = nodeid.rpartition("@")[0]
+    return plain if nodeid not in known and plain in known else nodeid
+
+
+def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselected: bool) -> Result:
+    if test is None:
+        reason = "it was deselected" if is_deselected else "the run ended before it"
+        return Result(check, Outcome.NOT_RUN, reason)
+    said = _properties(test)
+    outcome = test.get("outcome")
+    if outcome in ("failed", "warned") and said.get("outcome") == Outcome.FAILED.value:
+        return Result(check, Outcome.FAILED, finding=said)
+    if outcome in ("failed", "error"):
+        return Result(check, Outcome.ERROR, f"the check itself failed: {_crash(test)}")
+    if outcome == "skipped" and said.get("outcome") == Outcome.NOT_APPLICABLE.value:
+        return Result(check, Outcome.NOT_APPLICABLE, said.get("message", ""))
+    if outcome == "skipped":
+        return Result(check, Outcome.NOT_RUN, said.get("message") or _skip(test), said.get("waits_for"))
+    if outcome != "passed":
+        return Result(check, Outcome.NOT_RUN, f"its outcome is {outcome!r}, which proves nothing")
+    if [test.get(stage, {}).get("outcome") for stage in _STAGES] != ["passed"] * len(_STAGES):
+        return Result(check, Outcome.NOT_RUN, "the run ended inside it")
+    return Result(check, Outcome.PASSED)
+
+
+def _properties(test: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = (pair for entry in test.get("user_properties", []) for pair in entry.items())
+    return {key[len(_PREFIX) :]: value for key, value in pairs if key.startswith(_PREFIX)}
+
+
+def _crash(test: Mapping[str, Any]) -> str:
+    stages = [stage for stage in test.values() if isinstance(stage, Mapping) and stage.get("outcome") == "failed"]
+    texts = [stage.get("crash", {}).get("message") or stage.get("longrepr", "") for stage in stages]
+    lines = next((text.strip().splitlines() for text in texts if text.strip()), ["no reason is on record"])
+    return lines[0] if stages and "crash" in stages[0] else lines[-1]
+
+
+def _skip(test: Mapping[str, Any]) -> str:
+    texts = (test.get(stage, {}).get("longrepr", "") for stage in _STAGES)
+    return "it was skipped: " + next((text for text in texts if text), "no reason is on record")
+
+
+# ------------------------------------------------------------------------------------------------- the gaps
+
+
+def _gaps_of_the_run(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    gaps = []
+    if report.get("exitcode") is None:
+        gaps.append(_gap(None, "the run has not finished"))
+    elif report["exitcode"] not in _COMPLETE_RUNS:
+        gaps.append(_gap(None, f"the run was broken off (pytest's exit status {int(report['exitcode'])})"))
+    elif not run["checks"]:
+        gaps.append(_gap(None, "no check was collected"))
+    if run["device"] != "cuda":
+        gaps.append(_gap(None, f"a rehearsal on the device {run['device']!r} proves nothing about a GPU"))
+    return gaps
+
+
+def _missing_checks(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    collected = {(check["topic"], check["name"]) for check in run["checks"]}
+    gaps = []
+    for topic in run.get("topics", []):
+        prefix = f"bionemo/{topic['name']}"
+        if topic.get("error"):
+            gaps.append(_gap(prefix, f"the topic could not be collected: {topic['error']}"))
+        gaps.extend(
+            _gap(f"{prefix}::{name}", "it was declared and not collected")
+            for name in topic.get("checks", [])
+            if (topic["name"], name) not in collected
+        )
+    return gaps
+
+
+def _not_run(results: Iterable[Result]) -> list[dict[str, Any]]:
+    return [
+        _gap(result.check["id"], result.reason, result.waits_for, result.is_required or _is_error(result))
+        for result in results
+        if result.outcome in (Outcome.NOT_RUN, Outcome.ERROR)
+    ]
+
+
+def _is_error(result: Result) -> bool:
+    # A check that crashes leaves a doubt, whatever its severity.
+    return result.outcome is Outcome.ERROR
+
+
+def _gap(
+    check: str | None, reason: str, waits_for: str | None = None, required: bool = True
+) -> dict[str, Any]:
+    return {"check": check, "reason": reason, "waits_for": waits_for, "required": required}
+
+
+# ----------------------------------------------------------------------------------------------- the answer
+
+
+def _name(
+    run: Mapping[str, Any], blockers: list[dict[str, Any]], gaps: list[dict[str, Any]]
+) -> VerdictName:
+    if blockers:
+        return VerdictName.BLOCKED
+    if any(gap["required"] for gap in gaps):
+        return VerdictName.INCONCLUSIVE
+    if any(package["version"] for package in run.get("packages", [])):
+        return VerdictName.READY
+    return VerdictName.READY_FOR_INSTALL
+
+
+def _describe(result: Result) -> dict[str, Any]:
+    said = result.finding or {}
+    return {
+        "check": result.check["id"],
+        "title": result.check["title"],
+        "device": result.check.get("device"),
+        "message": said.get("message", ""),
+        "why": said.get("why", ""),
+        "fix": _lines(said.get("fix")),
+        "action": said.get("action", Action.NONE.value),
+        "links": _lines(said.get("links")),
+    }
+
+
+def _lines(text: str | None) -> list[str]:
+    return text.split("\n") if text else []
+
+
+def _strongest(blockers: Iterable[Mapping[str, Any]]) -> Action:
+    return max((Action(entry["action"]) for entry in blockers), key=lambda action: action.strength, default=Action.NONE)
+
+
+def _sections(run: Mapping[str, Any], results: list[Result]) -> dict[str, str]:
+    broken = {topic["name"] for topic in run.get("topics", []) if topic.get("error")}
+    names = [*(topic["name"] for topic in run.get("topics", [])), *(result.check["topic"] for result in results)]
+    return {
+        topic: "ERROR" if topic in broken else _section(topic, [r for r in results if r.check["topic"] == topic])
+        for topic in dict.fromkeys(names)
+    }
+
+
+def _section(topic: str, results: list[Result]) -> str:
+    outcomes = {result.outcome for result in results}
+    if any(result.outcome is Outcome.FAILED and result.is_required for result in results):
+        return "BLOCKED"
+    if Outcome.ERROR in outcomes:
+        return "ERROR"
+    if any(result.outcome is Outcome.NOT_RUN and result.is_required for result in results):
+        return "NOT_RUN"
+    if Outcome.FAILED in outcomes:
+        return "WARNING"
+    if Outcome.PASSED in outcomes:
+        return "PASSED"
+    if Outcome.NOT_RUN in outcomes or not results:
+        return "NOT_RUN"
+    return "NO_PACKAGES" if topic == "packages" else "NOT_APPLICABLE"
+
+
+def _summarise(
+    name: VerdictName,
+    run: Mapping[str, Any],
+    results: list[Result],
+    blockers: list[dict[str, Any]],
+    gaps: list[dict[str, Any]],
+) -> str:
+    at_level = f"{name.value} at level {run['level']}"
+    if name is VerdictName.BLOCKED:
+        return f"{at_level}: {count(len(blockers), 'blocker')}"
+    if name is VerdictName.INCONCLUSIVE:
+        return f"{at_level}: nothing failed, but {count(sum(gap['required'] for gap in gaps), 'gap')} in the proof"
+    kernels = any(r.outcome is Outcome.PASSED and r.check["level"] != "quick" for r in results)
+    return at_level if kernels else f"{at_level}: no GPU kernel was run"
+
+
+def _recommend(
+    name: VerdictName, run: Mapping[str, Any], blockers: list[dict[str, Any]], gaps: list[dict[str, Any]]
+) -> list[str]:
+    if name is VerdictName.BLOCKED:
+        return [f"{entry['check']}: {entry['fix'][0]}" for entry in blockers if entry["fix"]]
+    if name is VerdictName.INCONCLUSIVE:
+        return list(dict.fromkeys(f"find out why: {gap['reason']}" for gap in gaps if gap["required"]))
+    return list(run.get("install_options", [])) if name is VerdictName.READY_FOR_INSTALL else []
+

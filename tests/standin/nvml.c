@@ -1,0 +1,696 @@
+/*
+ * A stand-in for NVIDIA's management library (libnvidia-ml.so.1).
+ *
+ * It plays the node that the file named by STANDIN_NODE describes: lines "key = value", read again on every
+ * initialisation. A key it does not know is refused (initialisation returns 999 and the key is printed), so that a
+ * slip in a test cannot silently do nothing.
+ *
+ *   driver, nvml, cuda_driver                                    of the node
+ *   gpu.<i>.name, .uuid, .pci, .memory, .used, .minor            of one GPU
+ *   gpu.<i>.compute_capability = <major>.<minor>
+ *   gpu.<i>.mig = enabled | disabled | unsupported
+ *   gpu.<i>.mig.<j>.name, .uuid, .memory, .gpu_instance, .compute_instance
+ *   fault.<function>, gpu.<i>.fault.<function> = <return code> | hang | crash | noise
+ *
+ * A fault of one of the three initialisation functions is a fault of all of them: they are one door.
+ * Where STANDIN_CALLS names a file, the name of every function called is appended to it.
+ */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define FUNCTIONS(X) \
+    X(nvmlInit) \
+    X(nvmlInit_v2) \
+    X(nvmlInitWithFlags) \
+    X(nvmlShutdown) \
+    X(nvmlErrorString) \
+    X(nvmlSystemGetDriverVersion) \
+    X(nvmlSystemGetNVMLVersion) \
+    X(nvmlSystemGetCudaDriverVersion) \
+    X(nvmlSystemGetCudaDriverVersion_v2) \
+    X(nvmlDeviceGetCount_v2) \
+    X(nvmlDeviceGetHandleByIndex_v2) \
+    X(nvmlDeviceGetHandleByUUID) \
+    X(nvmlDeviceGetIndex) \
+    X(nvmlDeviceGetName) \
+    X(nvmlDeviceGetUUID) \
+    X(nvmlDeviceGetPciInfo_v3) \
+    X(nvmlDeviceGetMemoryInfo) \
+    X(nvmlDeviceGetMemoryInfo_v2) \
+    X(nvmlDeviceGetCudaComputeCapability) \
+    X(nvmlDeviceGetMinorNumber) \
+    X(nvmlDeviceGetMigMode) \
+    X(nvmlDeviceGetMaxMigDeviceCount) \
+    X(nvmlDeviceGetMigDeviceHandleByIndex) \
+    X(nvmlDeviceGetDeviceHandleFromMigDeviceHandle) \
+    X(nvmlDeviceGetGpuInstanceId) \
+    X(nvmlDeviceGetComputeInstanceId)
+
+enum function {
+#define X(name) ID_##name,
+    FUNCTIONS(X)
+#undef X
+    FUNCTION_COUNT
+};
+
+static const char *const function_names[] = {
+#define X(name) #name,
+    FUNCTIONS(X)
+#undef X
+};
+
+/* nvmlReturn_t */
+enum {
+    OK = 0,
+    UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
+    NOT_SUPPORTED = 3,
+    NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7,
+    ARGUMENT_VERSION_MISMATCH = 25,
+    UNKNOWN = 999
+};
+
+/* Faults that are not return codes. */
+enum { HANG = -1, CRASH = -2, NOISE = -3 };
+
+enum { MAX_GPUS = 32, MAX_SLICES = 7, TEXT = 96 };
+
+enum { MIG_UNSUPPORTED, MIG_DISABLED, MIG_ENABLED };
+
+/* What a description of a device must say. */
+enum {
+    SAID_NAME = 1,
+    SAID_UUID = 2,
+    SAID_MEMORY = 4,
+    SAID_PCI = 8,
+    SAID_CAPABILITY = 16,
+    SAID_GPU_INSTANCE = 32,
+    SAID_COMPUTE_INSTANCE = 64
+};
+
+/* A GPU, or a MIG slice of one (then parent is set). nvmlDevice_t points to one. */
+struct device {
+    unsigned mentioned, said;
+    struct device *parent;
+    unsigned index;
+    char name[TEXT], uuid[TEXT], pci[TEXT];
+    unsigned long long memory, used;
+    unsigned major, minor, minor_number;
+    int mig;
+    unsigned gpu_instance, compute_instance;
+    unsigned slice_count;
+    struct device *slices;
+    int faults[FUNCTION_COUNT];
+};
+
+static struct {
+    char driver[TEXT], nvml[TEXT];
+    unsigned long long cuda_driver;
+    unsigned gpu_count;
+    struct device gpus[MAX_GPUS];
+    struct device slices[MAX_GPUS][MAX_SLICES];
+    int faults[FUNCTION_COUNT];
+} node;
+
+static unsigned users; /* initialisations not yet shut down */
+
+/* ---- reading the node ---------------------------------------------------------------------------------------- */
+
+static int number(const char *text, unsigned long long *result)
+{
+    char *end;
+    if (!isdigit((unsigned char)*text))
+        return 0;
+    errno = 0;
+    *result = strtoull(text, &end, 10);
+    return *end == '\0' && errno == 0;
+}
+
+static int small(const char *text, unsigned *result)
+{
+    unsigned long long value;
+    if (!number(text, &value) || value > 0x7fffffff)
+        return 0;
+    *result = (unsigned)value;
+    return 1;
+}
+
+static int words(const char *text, char result[TEXT])
+{
+    if (*text == '\0' || strlen(text) >= TEXT)
+        return 0;
+    strcpy(result, text);
+    return 1;
+}
+
+/* "<number>.rest": the number, which must be below the limit, and what follows the dot; NULL where it is not so. */
+static const char *numbered(const char *text, unsigned limit, unsigned *result)
+{
+    char *end;
+    unsigned long value;
+    if (!isdigit((unsigned char)*text))
+        return NULL;
+    value = strtoul(text, &end, 10);
+    if (*end != '.' || value >= limit)
+        return NULL;
+    *result = (unsigned)value;
+    return end + 1;
+}
+
+static const char *after(const char *text, const char *prefix)
+{
+    size_t length = strlen(prefix);
+    return strncmp(text, prefix, length) == 0 ? text + length : NULL;
+}
+
+static int is(const char *text, const char *other)
+{
+    return strcmp(text, other) == 0;
+}
+
+/* The functions from the first one on are those that can fail here: those of the list's end concern one device. */
+static int read_fault(int *faults, int first, const char *function, const char *value)
+{
+    unsigned code = 0;
+    int fault, id;
+    if (is(value, "hang"))
+        fault = HANG;
+    else if (is(value, "crash"))
+        fault = CRASH;
+    else if (is(value, "noise"))
+        fault = NOISE;
+    else if (small(value, &code) && code > 0)
+        fault = (int)code;
+    else
+        return 0;
+    for (id = first; id < FUNCTION_COUNT; id++)
+        if (is(function, function_names[id]))
+            break;
+    if (id == FUNCTION_COUNT || (id == ID_nvmlErrorString && fault > 0)) /* it returns words, not a code */
+        return 0;
+    if (id <= ID_nvmlInitWithFlags)
+        faults[ID_nvmlInit] = faults[ID_nvmlInit_v2] = faults[ID_nvmlInitWithFlags] = fault;
+    else
+        faults[id] = fault;
+    return 1;
+}
+
+/* Keys that a GPU and a slice share; -1 where the key is not one of them. */
+static int read_device(struct device *device, const char *key, const char *value)
+{
+    if (is(key, "name")) {
+        device->said |= SAID_NAME;
+        return words(value, device->name);
+    }
+    if (is(key, "uuid")) {
+        device->said |= SAID_UUID;
+        return words(value, device->uuid);
+    }
+    if (is(key, "memory")) {
+        device->said |= SAID_MEMORY;
+        return number(value, &device->memory);
+    }
+    return -1;
+}
+
+static int read_slice(struct device *slice, const char *key, const char *value)
+{
+    int common = read_device(slice, key, value);
+    if (common >= 0)
+        return common;
+    if (is(key, "gpu_instance")) {
+        slice->said |= SAID_GPU_INSTANCE;
+        return small(value, &slice->gpu_instance);
+    }
+    if (is(key, "compute_instance")) {
+        slice->said |= SAID_COMPUTE_INSTANCE;
+        return small(value, &slice->compute_instance);
+    }
+    return 0;
+}
+
+static int read_gpu(struct device *gpu, struct device *slices, const char *key, const char *value)
+{
+    const char *rest;
+    unsigned j;
+    char end;
+    int common = read_device(gpu, key, value);
+    gpu->mentioned = 1;
+    if (common >= 0)
+        return common;
+    if (is(key, "pci")) {
+        unsigned domain, bus, device, function;
+        gpu->said |= SAID_PCI;
+        return words(value, gpu->pci)
+            && sscanf(value, "%8x:%2x:%2x.%1x%c", &domain, &bus, &device, &function, &end) == 4;
+    }
+    if (is(key, "compute_capability")) {
+        gpu->said |= SAID_CAPABILITY;
+        return sscanf(value, "%u.%u%c", &gpu->major, &gpu->minor, &end) == 2;
+    }
+    if (is(key, "used"))
+        return number(value, &gpu->used);
+    if (is(key, "minor"))
+        return small(value, &gpu->minor_number);
+    if (is(key, "mig")) {
+        gpu->mig = is(value, "enabled") ? MIG_ENABLED : is(value, "disabled") ? MIG_DISABLED : MIG_UNSUPPORTED;
+        return gpu->mig != MIG_UNSUPPORTED || is(value, "unsupported");
+    }
+    if ((rest = after(key, "mig.")) && (rest = numbered(rest, MAX_SLICES, &j)))
+        return read_slice(&slices[j], rest, value);
+    if ((rest = after(key, "fault.")))
+        return read_fault(gpu->faults, ID_nvmlDeviceGetHandleByIndex_v2, rest, value);
+    return 0;
+}
+
+static int read_line(const char *key, const char *value)
+{
+    const char *rest;
+    unsigned i;
+    if (is(key, "driver"))
+        return words(value, node.driver);
+    if (is(key, "nvml"))
+        return words(value, node.nvml);
+    if (is(key, "cuda_driver"))
+        return number(value, &node.cuda_driver);
+    if ((rest = after(key, "fault.")))
+        return read_fault(node.faults, 0, rest, value);
+    if ((rest = after(key, "gpu.")) && (rest = numbered(rest, MAX_GPUS, &i)))
+        return read_gpu(&node.gpus[i], node.slices[i], rest, value);
+    return 0;
+}
+
+static char *trimmed(char *text)
+{
+    char *end = text + strlen(text);
+    while (end > text && isspace((unsigned char)end[-1]))
+        *--end = '\0';
+    while (isspace((unsigned char)*text))
+        text++;
+    return text;
+}
+
+static int refuse(const char *path, const char *what, const char *detail)
+{
+    dprintf(2, "stand-in driver: %s: %s: %s\n", path ? path : "STANDIN_NODE", what, detail);
+    return UNKNOWN;
+}
+
+static int read_node(void)
+{
+    const unsigned of_gpu = SAID_NAME | SAID_UUID | SAID_MEMORY | SAID_PCI | SAID_CAPABILITY;
+    const unsigned of_slice = SAID_NAME | SAID_UUID | SAID_MEMORY | SAID_GPU_INSTANCE | SAID_COMPUTE_INSTANCE;
+    const char *path = getenv("STANDIN_NODE");
+    char line[512];
+    unsigned i, j;
+    FILE *file = path ? fopen(path, "re") : NULL;
+
+    if (!file)
+        return refuse(path, "cannot be read", strerror(path ? errno : ENOENT));
+    memset(&node, 0, sizeof node);
+    for (i = 0; i < MAX_GPUS; i++)
+        node.gpus[i].minor_number = i;
+    while (fgets(line, sizeof line, file)) {
+        char *key = trimmed(line), *equals = strchr(key, '='), *value;
+        if (*key == '\0')
+            continue;
+        if (!equals) {
+            fclose(file);
+            return refuse(path, "not 'key = value'", key);
+        }
+        *equals = '\0';
+        key = trimmed(key);
+        value = trimmed(equals + 1);
+        if (!read_line(key, value)) {
+            fclose(file);
+            dprintf(2, "stand-in driver: %s: unknown key or value: %s = %s\n", path, key, value);
+            return UNKNOWN;
+        }
+    }
+    fclose(file);
+    if (!*node.driver || !*node.nvml || !node.cuda_driver)
+        return refuse(path, "incomplete", "driver, nvml and cuda_driver are needed");
+    for (i = 0; i < MAX_GPUS; i++) {
+        struct device *gpu = &node.gpus[i];
+        gpu->index = i;
+        gpu->slices = node.slices[i];
+        for (j = 0; j < MAX_SLICES; j++) {
+            struct device *slice = &gpu->slices[j];
+            slice->index = j;
+            slice->parent = gpu;
+            if (!slice->said)
+                continue;
+            if (slice->said != of_slice || gpu->slice_count != j || gpu->mig != MIG_ENABLED)
+                return refuse(path, "incomplete", "a MIG slice lacks keys, a neighbour or MIG mode");
+            gpu->slice_count = j + 1;
+        }
+        if (!gpu->mentioned)
+            continue;
+        if (gpu->said != of_gpu || node.gpu_count != i || gpu->used > gpu->memory)
+            return refuse(path, "incomplete", "a GPU lacks keys or a neighbour, or uses more memory than it has");
+        node.gpu_count = i + 1;
+    }
+    return OK;
+}
+
+/* ---- every call ---------------------------------------------------------------------------------------------- */
+
+static int suffer(const int *faults, enum function id)
+{
+    const struct rlimit no_core = {0, 0};
+    switch (faults[id]) {
+    case HANG:
+        for (;;)
+            pause();
+    case CRASH:
+        setrlimit(RLIMIT_CORE, &no_core);
+        for (;;)
+            raise(SIGSEGV);
+    case NOISE:
+        dprintf(1, "stand-in driver: %s says this on stdout\n", function_names[id]);
+        dprintf(2, "stand-in driver: %s says this on stderr\n", function_names[id]);
+        return OK;
+    default:
+        return faults[id];
+    }
+}
+
+static void note(enum function id)
+{
+    const char *path = getenv("STANDIN_CALLS");
+    int file = path ? open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666) : -1;
+    if (file >= 0) {
+        dprintf(file, "%s\n", function_names[id]);
+        close(file);
+    }
+}
+
+static int called(enum function id)
+{
+    note(id);
+    return users ? suffer(node.faults, id) : UNINITIALIZED;
+}
+
+static int known(const struct device *device)
+{
+    unsigned i;
+    for (i = 0; i < node.gpu_count; i++) {
+        const struct device *gpu = &node.gpus[i];
+        if (device == gpu || (device >= gpu->slices && device < gpu->slices + gpu->slice_count))
+            return 1;
+    }
+    return 0;
+}
+
+static int called_on(enum function id, const struct device *device)
+{
+    int code = called(id);
+    if (code)
+        return code;
+    if (!known(device))
+        return INVALID_ARGUMENT;
+    return suffer((device->parent ? device->parent : device)->faults, id);
+}
+
+/* Leaves the calling function where the call cannot go on. */
+#define CALLED(name) do { int code_ = called(ID_##name); if (code_) return code_; } while (0)
+#define CALLED_ON(name, device) do { int code_ = called_on(ID_##name, device); if (code_) return code_; } while (0)
+#define NEEDS(condition, code) do { if (!(condition)) return code; } while (0)
+
+static int give_words(const char *value, char *buffer, unsigned length)
+{
+    NEEDS(buffer, INVALID_ARGUMENT);
+    NEEDS(strlen(value) < length, INSUFFICIENT_SIZE);
+    strcpy(buffer, value);
+    return OK;
+}
+
+static int give_number(unsigned value, unsigned *result)
+{
+    NEEDS(result, INVALID_ARGUMENT);
+    *result = value;
+    return OK;
+}
+
+static int give_device(struct device *value, struct device **result)
+{
+    NEEDS(result, INVALID_ARGUMENT);
+    *result = value;
+    return OK;
+}
+
+/* ---- the library --------------------------------------------------------------------------------------------- */
+
+static int initialise(enum function id)
+{
+    int code;
+    note(id);
+    code = read_node();
+    if (!code)
+        code = suffer(node.faults, id);
+    if (!code)
+        users++;
+    return code;
+}
+
+int nvmlInit(void)
+{
+    return initialise(ID_nvmlInit);
+}
+
+int nvmlInit_v2(void)
+{
+    return initialise(ID_nvmlInit_v2);
+}
+
+int nvmlInitWithFlags(unsigned flags)
+{
+    (void)flags;
+    return initialise(ID_nvmlInitWithFlags);
+}
+
+int nvmlShutdown(void)
+{
+    CALLED(nvmlShutdown);
+    users--;
+    return OK;
+}
+
+const char *nvmlErrorString(int code)
+{
+    static const char *const words_of[] = {
+        "Success", "Uninitialized", "Invalid Argument", "Not Supported", "Insufficient Permissions",
+        "Already Initialized", "Not Found", "Insufficient Size", "Insufficient External Power", "Driver Not Loaded",
+        "Timeout", "Interrupt Request Issue", "NVML Shared Library Not Found", "Function Not Found",
+        "Corrupted infoROM", "GPU is lost", "GPU requires reset", "The operating system has blocked the request.",
+        "Driver/library version mismatch", "In use by another client", "Insufficient Memory", "No data",
+        "vGPU ECC not supported", "Insufficient resources", "Frequency not supported", "Argument version mismatch",
+        "Deprecated", "Not ready", "GPU not found", "Invalid state", "Reset type not supported",
+    };
+    note(ID_nvmlErrorString);
+    suffer(node.faults, ID_nvmlErrorString);
+    if (code >= 0 && code < (int)(sizeof words_of / sizeof *words_of))
+        return words_of[code];
+    return "Unknown Error";
+}
+
+int nvmlSystemGetDriverVersion(char *version, unsigned length)
+{
+    CALLED(nvmlSystemGetDriverVersion);
+    return give_words(node.driver, version, length);
+}
+
+int nvmlSystemGetNVMLVersion(char *version, unsigned length)
+{
+    CALLED(nvmlSystemGetNVMLVersion);
+    return give_words(node.nvml, version, length);
+}
+
+int nvmlSystemGetCudaDriverVersion(int *version)
+{
+    CALLED(nvmlSystemGetCudaDriverVersion);
+    return give_number((unsigned)node.cuda_driver, (unsigned *)version);
+}
+
+int nvmlSystemGetCudaDriverVersion_v2(int *version)
+{
+    CALLED(nvmlSystemGetCudaDriverVersion_v2);
+    return give_number((unsigned)node.cuda_driver, (unsigned *)version);
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count)
+{
+    CALLED(nvmlDeviceGetCount_v2);
+    return give_number(node.gpu_count, count);
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **device)
+{
+    int code;
+    CALLED(nvmlDeviceGetHandleByIndex_v2);
+    NEEDS(index < node.gpu_count, INVALID_ARGUMENT);
+    code = suffer(node.gpus[index].faults, ID_nvmlDeviceGetHandleByIndex_v2);
+    return code ? code : give_device(&node.gpus[index], device);
+}
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, struct device **device)
+{
+    unsigned i, j;
+    CALLED(nvmlDeviceGetHandleByUUID);
+    NEEDS(uuid, INVALID_ARGUMENT);
+    for (i = 0; i < node.gpu_count; i++) {
+        struct device *gpu = &node.gpus[i], *found = is(uuid, gpu->uuid) ? gpu : NULL;
+        for (j = 0; j < gpu->slice_count; j++)
+            if (is(uuid, gpu->slices[j].uuid))
+                found = &gpu->slices[j];
+        if (found) {
+            int code = suffer(gpu->faults, ID_nvmlDeviceGetHandleByUUID);
+            return code ? code : give_device(found, device);
+        }
+    }
+    return NOT_FOUND;
+}
+
+int nvmlDeviceGetIndex(struct device *device, unsigned *index)
+{
+    CALLED_ON(nvmlDeviceGetIndex, device);
+    return give_number(device->index, index);
+}
+
+int nvmlDeviceGetName(struct device *device, char *name, unsigned length)
+{
+    CALLED_ON(nvmlDeviceGetName, device);
+    return give_words(device->name, name, length);
+}
+
+int nvmlDeviceGetUUID(struct device *device, char *uuid, unsigned length)
+{
+    CALLED_ON(nvmlDeviceGetUUID, device);
+    return give_words(device->uuid, uuid, length);
+}
+
+struct pci_info {
+    char legacy[16];
+    unsigned domain, bus, device, device_id, subsystem_id;
+    char address[32];
+};
+
+int nvmlDeviceGetPciInfo_v3(struct device *device, struct pci_info *info)
+{
+    unsigned function;
+    CALLED_ON(nvmlDeviceGetPciInfo_v3, device);
+    NEEDS(info, INVALID_ARGUMENT);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    memset(info, 0, sizeof *info);
+    sscanf(device->pci, "%8x:%2x:%2x.%1x", &info->domain, &info->bus, &info->device, &function);
+    info->device_id = 0x10de; /* the vendor, NVIDIA; which product it is stays open */
+    snprintf(info->address, sizeof info->address, "%08X:%02X:%02X.%X", info->domain & 0xffffffff, info->bus & 0xff,
+             info->device & 0xff, function & 0xf);
+    snprintf(info->legacy, sizeof info->legacy, "%04X:%02X:%02X.%X", info->domain & 0xffff, info->bus & 0xff,
+             info->device & 0xff, function & 0xf);
+    return OK;
+}
+
+struct memory {
+    unsigned long long total, free, used;
+};
+
+int nvmlDeviceGetMemoryInfo(struct device *device, struct memory *memory)
+{
+    CALLED_ON(nvmlDeviceGetMemoryInfo, device);
+    NEEDS(memory, INVALID_ARGUMENT);
+    memory->total = device->memory;
+    memory->used = device->used;
+    memory->free = device->memory - device->used;
+    return OK;
+}
+
+struct memory_v2 {
+    unsigned version;
+    unsigned long long total, reserved, free, used;
+};
+
+int nvmlDeviceGetMemoryInfo_v2(struct device *device, struct memory_v2 *memory)
+{
+    CALLED_ON(nvmlDeviceGetMemoryInfo_v2, device);
+    NEEDS(memory, INVALID_ARGUMENT);
+    NEEDS(memory->version == (sizeof *memory | 2u << 24), ARGUMENT_VERSION_MISMATCH);
+    memory->total = device->memory;
+    memory->reserved = 0;
+    memory->used = device->used;
+    memory->free = device->memory - device->used;
+    return OK;
+}
+
+int nvmlDeviceGetCudaComputeCapability(struct device *device, int *major, int *minor)
+{
+    const struct device *gpu;
+    CALLED_ON(nvmlDeviceGetCudaComputeCapability, device);
+    NEEDS(major && minor, INVALID_ARGUMENT);
+    gpu = device->parent ? device->parent : device;
+    *major = (int)gpu->major;
+    *minor = (int)gpu->minor;
+    return OK;
+}
+
+int nvmlDeviceGetMinorNumber(struct device *device, unsigned *minor)
+{
+    CALLED_ON(nvmlDeviceGetMinorNumber, device);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    return give_number(device->minor_number, minor);
+}
+
+int nvmlDeviceGetMigMode(struct device *device, unsigned *current, unsigned *pending)
+{
+    CALLED_ON(nvmlDeviceGetMigMode, device);
+    NEEDS(current && pending, INVALID_ARGUMENT);
+    NEEDS(!device->parent && device->mig != MIG_UNSUPPORTED, NOT_SUPPORTED);
+    *current = *pending = device->mig == MIG_ENABLED;
+    return OK;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(struct device *device, unsigned *count)
+{
+    CALLED_ON(nvmlDeviceGetMaxMigDeviceCount, device);
+    NEEDS(!device->parent, INVALID_ARGUMENT);
+    return give_number(device->mig == MIG_ENABLED ? MAX_SLICES : 0, count);
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(struct device *device, unsigned index, struct device **slice)
+{
+    CALLED_ON(nvmlDeviceGetMigDeviceHandleByIndex, device);
+    NEEDS(!device->parent && index < MAX_SLICES, INVALID_ARGUMENT);
+    NEEDS(device->mig != MIG_UNSUPPORTED, NOT_SUPPORTED);
+    NEEDS(index < device->slice_count, NOT_FOUND);
+    return give_device(&device->slices[index], slice);
+}
+
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(struct device *slice, struct device **device)
+{
+    CALLED_ON(nvmlDeviceGetDeviceHandleFromMigDeviceHandle, slice);
+    NEEDS(slice->parent, INVALID_ARGUMENT);
+    return give_device(slice->parent, device);
+}
+
+int nvmlDeviceGetGpuInstanceId(struct device *device, unsigned *id)
+{
+    CALLED_ON(nvmlDeviceGetGpuInstanceId, device);
+    NEEDS(device->parent, NOT_SUPPORTED);
+    return give_number(device->gpu_instance, id);
+}
+
+int nvmlDeviceGetComputeInstanceId(struct device *device, unsigned *id)
+{
+    CALLED_ON(nvmlDeviceGetComputeInstanceId, device);
+    NEEDS(device->parent, NOT_SUPPORTED);
+    return give_number(device->compute_instance, id);
+}

@@ -1,0 +1,5 @@
+"""Libraries below torch."""
+
+from . import cudnn
+
+__all__ = ["cudnn"]

@@ -1,6 +1,7 @@
-"""Is this machine ready to train and run NVIDIA BioNeMo workloads, and if not, what must be fixed?
+"""Readiness checks for NVIDIA BioNeMo, as pytest tests.
 
-``pytest --bionemo-validate`` answers it. This module offers the names that a check of your own needs; each
+``pytest --bionemo-validate`` says whether a machine is ready to train and run BioNeMo workloads, and if not, what
+must be fixed. This module offers the names that a check of your own needs; each
 is imported on first use, so that ``import pytest_bionemo`` costs nothing.
 """
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 
 from pytest_bionemo.model import LEVELS, SEVERITIES, Action, Finding, Level, Severity
+
+if TYPE_CHECKING:
+    # What pytest.skip raises; its public name is an attribute that type checkers cannot see.
+    from _pytest.outcomes import Skipped
+else:
+    Skipped = pytest.skip.Exception
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,7 +36,7 @@ class CheckSpec:
     needs: tuple[str, ...]
 
 
-class CheckFailed(Exception):  # noqa: N818 - it is an outcome, like pytest's own
+class CheckFailed(Exception):
     """Carries the finding out of a check."""
 
     def __init__(self, finding: Finding) -> None:
@@ -38,11 +44,11 @@ class CheckFailed(Exception):  # noqa: N818 - it is an outcome, like pytest's ow
         self.finding = finding
 
 
-class NotApplicable(pytest.skip.Exception):
-    """This check has no meaning on this machine, as a probe saw."""
+class NotApplicable(Skipped):
+    """The check has no meaning on this machine, as a probe saw."""
 
 
-class NotRun(pytest.skip.Exception):
+class NotRun(Skipped):
     """The check could not run; ``waits_for`` names the check that has to pass first, if one does."""
 
     def __init__(self, reason: str, waits_for: str | None = None) -> None:

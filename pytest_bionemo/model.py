@@ -7,7 +7,7 @@ Everything here is frozen data. A type that crosses a process carries its JSON f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Literal, get_args
 
@@ -104,6 +104,11 @@ class Gpu:
         """Whether NVML could say which GPU this is and what it can run."""
         return None not in (self.uuid, self.name, self.memory_bytes, self.compute_capability)
 
+    @property
+    def label(self) -> str:
+        """Its UUID; its index where NVML gives none."""
+        return self.uuid or f"gpu{self.index}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain builtins."""
         return asdict(self)
@@ -195,13 +200,3 @@ def describe_gpus(gpus: tuple[Gpu, ...]) -> str:
 def count(number: int, singular: str, plural: str | None = None) -> str:
     """'1 GPU', '2 GPUs', '1 library', '2 libraries'."""
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
-
-
-def from_json(kind: type[Any], data: Mapping[str, Any]) -> Any:
-    """Build a flat dataclass from JSON, turning the lists of its tuple fields back into tuples."""
-    values = {field.name: data[field.name] for field in fields(kind) if field.name in data}
-    return kind(**{name: _frozen(value) for name, value in values.items()})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

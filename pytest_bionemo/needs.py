@@ -25,7 +25,9 @@ OPTIONS = pytest.StashKey[Options]()
 # fixture: the check that establishes what it gives
 ESTABLISHED_BY = {
     "driver": "driver::loads",
+    "torch_is_due": "driver::loads",
     "gpus": "driver::devices_present",
+    "any_gpu": "driver::devices_present",
     "gpu": "driver::answers",
     "torch_installed": "torch::installed",
     "torch_build": "torch::imports",

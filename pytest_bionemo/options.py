@@ -51,7 +51,11 @@ def add(parser: pytest.Parser) -> None:
     for name, (default, metavar, text) in _VALUED.items():
         key = _key(name)
         group.addoption(
-            f"--bionemo-{name}", dest=key, default=None, metavar=metavar, help=f"{text} Default: {default or 'none'}."
+            f"--bionemo-{name}",
+            dest=key,
+            default=None,
+            metavar=metavar,
+            help=f"{text} Default: {default or 'none'}.",
         )
         parser.addini(key, f"Ini twin of --bionemo-{name}.")
 

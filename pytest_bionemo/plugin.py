@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from pytest_bionemo import options
 from pytest_bionemo.fixtures import MACHINE
 from pytest_bionemo.fixtures import gpu_env as gpu_env
 
-TOKENS: pytest.StashKey[list[str]] = pytest.StashKey()
+TOKENS: pytest.StashKey[Sequence[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,4 @@
-"""The checks as a tree of our own below the session: Suite, one CheckModule per topic, one CheckItem per check.
+"""The checks as a tree below the session: Suite, one CheckModule for each topic, one CheckItem for each check.
 
 The modules have a virtual path, ``rootdir/bionemo/<topic>``. So node ids are short and the same everywhere,
 the project's ``python_files``, ``python_functions`` and conftest hooks have no say, and the terminal shows a
@@ -58,7 +58,7 @@ class Collected:
 
 
 class Suite(pytest.Collector):
-    """All checks, below the session. The fixtures that they need are registered here: no conftest shadows them."""
+    """All checks. The fixtures that they need are registered on this node: no conftest shadows them."""
 
     def __init__(self, *, modules: Sequence[str], level: Level, collected: Collected, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -76,9 +76,8 @@ class Suite(pytest.Collector):
             path = self.config.rootpath / NAME / topic_of(name)
             yield CheckModule.from_parent(self, path=path, module_name=name, suite=self)
 
-
     def _register_needs(self) -> None:
-        # pytest looks for fixtures in a node's obj, and shows its docstring: the one is needs, the other checks.
+        # pytest looks for fixtures in a node's obj, and shows the docstring of it.
         self.obj = needs
         self.session._fixturemanager.parsefactories(self)
         self.obj = checks
@@ -160,7 +159,7 @@ class CheckItem(pytest.Function):
         """The UUID of the GPU that it is about, None if it is about none."""
         parameters = self.callspec.params if hasattr(self, "callspec") else {}
         gpu = next((parameters[name] for name in _PER_GPU if name in parameters), None)
-        return (gpu.uuid or f"gpu{gpu.index}") if gpu else None
+        return gpu.label if isinstance(gpu, Gpu) else None
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """The virtual path: with the real one, every line of ``-v`` would end in a path of site-packages."""
@@ -170,7 +169,7 @@ class CheckItem(pytest.Function):
         """A finding is its own text; anything else is pytest's traceback."""
         if isinstance(excinfo.value, CheckFailed):
             return excinfo.value.finding.message
-        return super().repr_failure(excinfo, style)
+        return super().repr_failure(excinfo)
 
 
 def topic_of(module_name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_bionemo import suite
+from pytest_bionemo import document, suite
 from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
 from pytest_bionemo.facts import FactsError, load_all
 from pytest_bionemo.fixtures import MACHINE
@@ -22,7 +22,7 @@ from pytest_bionemo.model import Finding, Outcome
 from pytest_bionemo.needs import OPTIONS
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
-from pytest_bionemo.report import document, terminal
+from pytest_bionemo.report import terminal
 from pytest_bionemo.report.clean import clean
 from pytest_bionemo.report.place import Place, PlaceError
 from pytest_bionemo.verdict import Verdict, exit_status, fold
@@ -34,8 +34,8 @@ _OUTCOME = "bionemo_outcome"
 class Validation:
     """One run of the checks.
 
-    :raises pytest.UsageError: if the report cannot be written, the facts cannot be read or pytest-json-report is
-        not there: one line, before anything runs.
+    :raises pytest.UsageError: one line, before anything runs, if the report cannot be written, the facts cannot
+        be read or pytest-json-report is not there.
     """
 
     def __init__(self, config: pytest.Config, options: Options, tokens: Sequence[str]) -> None:
@@ -249,9 +249,7 @@ class Validation:
             session.exitstatus = exit_status(self.verdict, self.options.require, int(session.exitstatus))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter
-    ) -> Generator[None, object, object]:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, object, object]:
         """Print the verdict after pytest's own sections, and each finding there instead of in FAILURES."""
         failed: list[Any] = terminalreporter.stats.get("failed", [])
         findings = [report for report in failed if _is_finding(report) and isinstance(report.longrepr, str)]
@@ -264,7 +262,9 @@ class Validation:
                 terminalreporter.stats["failed"] = failed
         if self.has_begun and self.document is not None and self.place:
             run = self.document["bionemo"]
-            for line in terminal.summary(run, self.place.path, terminalreporter._tw.fullwidth, _verbosity(self.config)):
+            for line in terminal.summary(
+                run, self.place.path, terminalreporter._tw.fullwidth, _verbosity(self.config)
+            ):
                 _write(terminalreporter, line)
         return result
 

@@ -208,18 +208,14 @@ def _is_error(result: Result) -> bool:
     return result.outcome is Outcome.ERROR
 
 
-def _gap(
-    check: str | None, reason: str, waits_for: str | None = None, required: bool = True
-) -> dict[str, Any]:
+def _gap(check: str | None, reason: str, waits_for: str | None = None, required: bool = True) -> dict[str, Any]:
     return {"check": check, "reason": reason, "waits_for": waits_for, "required": required}
 
 
 # ----------------------------------------------------------------------------------------------- the answer
 
 
-def _name(
-    run: Mapping[str, Any], blockers: list[dict[str, Any]], gaps: list[dict[str, Any]]
-) -> VerdictName:
+def _name(run: Mapping[str, Any], blockers: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> VerdictName:
     if blockers:
         return VerdictName.BLOCKED
     if any(gap["required"] for gap in gaps):
@@ -248,12 +244,19 @@ def _lines(text: str | None) -> list[str]:
 
 
 def _strongest(blockers: Iterable[Mapping[str, Any]]) -> Action:
-    return max((Action(entry["action"]) for entry in blockers), key=lambda action: action.strength, default=Action.NONE)
+    return max(
+        (Action(entry["action"]) for entry in blockers),
+        key=lambda action: action.strength,
+        default=Action.NONE,
+    )
 
 
 def _sections(run: Mapping[str, Any], results: list[Result]) -> dict[str, str]:
     broken = {topic["name"] for topic in run.get("topics", []) if topic.get("error")}
-    names = [*(topic["name"] for topic in run.get("topics", [])), *(result.check["topic"] for result in results)]
+    names = [
+        *(topic["name"] for topic in run.get("topics", [])),
+        *(result.check["topic"] for result in results),
+    ]
     return {
         topic: "ERROR" if topic in broken else _section(topic, [r for r in results if r.check["topic"] == topic])
         for topic in dict.fromkeys(names)
@@ -288,7 +291,8 @@ def _summarise(
     if name is VerdictName.BLOCKED:
         return f"{at_level}: {count(len(blockers), 'blocker')}"
     if name is VerdictName.INCONCLUSIVE:
-        return f"{at_level}: nothing failed, but {count(sum(gap['required'] for gap in gaps), 'gap')} in the proof"
+        required = sum(gap["required"] for gap in gaps)
+        return f"{at_level}: nothing failed, but {count(required, 'gap')} in the proof"
     kernels = any(r.outcome is Outcome.PASSED and r.check["level"] != "quick" for r in results)
     return at_level if kernels else f"{at_level}: no GPU kernel was run"
 
@@ -301,4 +305,3 @@ def _recommend(
     if name is VerdictName.INCONCLUSIVE:
         return list(dict.fromkeys(f"find out why: {gap['reason']}" for gap in gaps if gap["required"]))
     return list(run.get("install_options", [])) if name is VerdictName.READY_FOR_INSTALL else []
-

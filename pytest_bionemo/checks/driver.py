@@ -90,7 +90,10 @@ def _fail_without_kernel_module(host: Host) -> None:
     elif host.pci_gpus == 0:
         fixes = ["run this on a machine with an NVIDIA GPU: the driver's library is installed, a GPU is not there"]
     else:
-        fixes = ["$ sudo modprobe nvidia", "or, after a kernel update, reinstall the driver for the new kernel"]
+        fixes = [
+            "$ sudo modprobe nvidia",
+            "or, after a kernel update, reinstall the driver for the new kernel",
+        ]
     fail(
         f"the NVIDIA kernel driver is not loaded, or it found no device{_gpu_on_the_bus(host)}",
         why="the driver's library is there, but no kernel driver serves it",
@@ -127,7 +130,10 @@ def _fail_for_lost_container_access(host: Host) -> None:
     fail(
         f"the container ({host.container}) has lost access to its GPUs: NVML says 'Unknown Error'",
         why="a reload of systemd on the host drops the device rules of running containers",
-        fix=["restart the container", "and move it to the cgroupfs driver, or update the NVIDIA Container Toolkit"],
+        fix=[
+            "restart the container",
+            "and move it to the cgroupfs driver, or update the NVIDIA Container Toolkit",
+        ],
     )
 
 

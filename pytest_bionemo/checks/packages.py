@@ -25,7 +25,11 @@ def is_whole(name: str, host: Host) -> None:
         fail(
             f"{name} is installed more than once: {package.version}, {', '.join(package.duplicates)}",
             why="an installation was interrupted, or two folders of sys.path hold it",
-            fix=[f"$ pip uninstall {name}", f"$ pip install {name}", "repeat the first until nothing is left"],
+            fix=[
+                f"$ pip uninstall {name}",
+                f"$ pip install {name}",
+                "repeat the first until nothing is left",
+            ],
         )
     if package.missing:
         fail(

@@ -24,7 +24,9 @@ def _install(env: GpuEnv, host: Host) -> list[str]:
         return ["$ pip install torch"]
     wheel = wheels.best_for(env.driver or "", env.capabilities, host.python)
     if wheel is None:
-        return [f"update the driver: no PyTorch on record fits driver {env.driver}, these GPUs and Python {host.python}"]
+        return [
+            f"update the driver: no PyTorch on record fits driver {env.driver}, these GPUs and Python {host.python}"
+        ]
     return [wheels.install(wheel)]
 
 
@@ -43,7 +45,7 @@ def installed(machine: Machine, gpu_env: GpuEnv, host: Host, torch_is_due: None)
         )
 
 
-# A pattern of an import error, why it happens, how to fix it. {install} is the command for this machine.
+# A pattern of an import error, why it happens, how to fix it.
 _IMPORT_ERRORS: tuple[tuple[str, str, str], ...] = (
     (
         r"undefined symbol: \S*nvJitLink|libnvJitLink",
@@ -55,15 +57,23 @@ _IMPORT_ERRORS: tuple[tuple[str, str, str], ...] = (
         "a library of another build is mixed in",
         "reinstall PyTorch and what was compiled against it",
     ),
-    (r"GLIBC(XX)?_[\d.]+' not found", "the system's C or C++ library is too old", "use a newer Linux or container image"),
+    (
+        r"GLIBC(XX)?_[\d.]+' not found",
+        "the system's C or C++ library is too old",
+        "use a newer Linux or container image",
+    ),
     (
         r"lib\S+\.so\S*: cannot open shared object file",
         "a CUDA library that the build needs is not installed",
         "reinstall PyTorch with its dependencies",
     ),
-    (r"no answer within", "the file system is slow, or the import hangs", "raise --bionemo-timeout, or look at the disk"),
+    (
+        r"no answer within",
+        "the file system is slow, or the import hangs",
+        "raise --bionemo-timeout, or look at the disk",
+    ),
     (r"killed by SIG", "a library crashes the interpreter", "reinstall PyTorch with its dependencies"),
-)  # fmt: skip
+)
 
 
 @check()
@@ -78,7 +88,10 @@ def imports(torch_installed: TorchBuild, gpu_env: GpuEnv, host: Host) -> None:
         fail(
             f"import torch fails: {error}",
             why=why,
-            fix=[fix, *(f"or {line}" if not line.startswith("$ ") else line for line in _install(gpu_env, host))],
+            fix=[
+                fix,
+                *(f"or {line}" if not line.startswith("$ ") else line for line in _install(gpu_env, host)),
+            ],
         )
 
 

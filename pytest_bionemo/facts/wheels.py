@@ -91,9 +91,7 @@ def supported_machines() -> tuple[str, ...]:
     return tuple(load("wheels")["wheel_platform"]["machines"])
 
 
-def _best(
-    wheels: Sequence[Wheel], driver: str, capabilities: Sequence[tuple[int, int]], python: str
-) -> Wheel | None:
+def _best(wheels: Sequence[Wheel], driver: str, capabilities: Sequence[tuple[int, int]], python: str) -> Wheel | None:
     Version(python)  # raises for what is no version; a specifier would only say that it does not match
     fitting = [wheel for wheel in wheels if _fits(wheel, driver, capabilities, python)]
     return max(fitting, key=lambda wheel: (wheel.index == "pypi", Version(wheel.torch)), default=None)

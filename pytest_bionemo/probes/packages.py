@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
@@ -45,7 +47,7 @@ def find(name: str) -> Package | None:
         name=name,
         version=_version(first),
         requires_python=first.metadata["Requires-Python"] if _version(first) else None,
-        missing=tuple(str(file) for file in first.files or () if not file.locate().exists()),
+        missing=tuple(_missing(first)),
         duplicates=tuple(version for other in others if (version := _version(other))),
     )
 
@@ -75,6 +77,13 @@ def cuda_majors() -> Mapping[str, int]:
     runtime = version("nvidia-cuda-runtime") if plain else None
     major = int(runtime.partition(".")[0]) if runtime else None
     return suffixed | {name: major for name in plain if major is not None}
+
+
+def _missing(distribution: metadata.Distribution) -> Iterator[str]:
+    # Not Distribution.files: since Python 3.12 it leaves out what is missing.
+    for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()):
+        if row and not Path(str(distribution.locate_file(row[0]))).exists():
+            yield row[0]
 
 
 def _names() -> set[str]:

@@ -30,6 +30,7 @@ _STYLE_OF: Mapping[str, Style] = {
     "INCONCLUSIVE": "unknown",
 }
 _LABEL_WIDTH = 9
+_NAMED_AT_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def _facts(run: Mapping[str, Any]) -> str:
 
 
 def _briefly(run: Mapping[str, Any], width: int) -> Iterator[Line]:
-    for kind, style in (("blockers", "blocked"), ("warnings", "unknown")):
-        for entry in run[kind]:
-            yield from _labelled(kind[:-1].upper(), f"{entry['check']}: {entry['message']}", width, style)  # type: ignore[arg-type]
+    for entry in run["blockers"]:
+        yield from _labelled("BLOCKED", f"{entry['check']}: {entry['message']}", width, "blocked")
+    for entry in run["warnings"]:
+        yield from _labelled("WARNING", f"{entry['check']}: {entry['message']}", width, "unknown")
 
 
 def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Line]:
@@ -126,13 +128,17 @@ def _gaps(gaps: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iter
         yield from _listed(waiting, verbosity)
     for reason, checks in _by_reason(gap for gap in gaps if not gap["waits_for"]).items():
         named = [check for check in checks if check]
-        yield from _labelled("not run", f"{', '.join(named[:3])}: {reason}" if 0 < len(named) <= 3 else
-                             f"{count(len(named), 'check')} ({_by_topic(named)}): {reason}" if named else reason,
-                             width, "unknown")  # fmt: skip
-        if len(named) > 3:
+        yield from _labelled("not run", f"{_named(named)}: {reason}" if named else reason, width, "unknown")
+        if len(named) > _NAMED_AT_MOST:
             yield from _listed(named, verbosity)
-    if gaps and verbosity == 0 and any(number > 1 for number in waited_for.values()):
+    if verbosity == 0 and any(number > 1 for number in waited_for.values()):
         yield Line(((" " * _LABEL_WIDTH, "plain"), ("(-v lists them)", "dim")))
+
+
+def _named(checks: Sequence[str]) -> str:
+    if len(checks) <= _NAMED_AT_MOST:
+        return ", ".join(checks)
+    return f"{count(len(checks), 'check')} ({_by_topic(checks)})"
 
 
 def _by_reason(gaps: Iterable[Mapping[str, Any]]) -> dict[str, list[str | None]]:
@@ -153,18 +159,14 @@ def _listed(checks: Iterable[str], verbosity: int) -> Iterator[Line]:
             yield Line(((" " * _LABEL_WIDTH + check, "dim"),))
 
 
-def _labelled(
-    label: str, text: str, width: int, style: Style = "plain", wrap: bool = True
-) -> Iterator[Line]:
+def _labelled(label: str, text: str, width: int, style: Style = "plain", wrap: bool = True) -> Iterator[Line]:
     if wrap:
         yield from _wrapped(label, text, width, _LABEL_WIDTH, style)
     else:
         yield Line(((label.ljust(_LABEL_WIDTH), style), (text, "plain")))
 
 
-def _wrapped(
-    label: str, text: str, width: int, indent: int, style: Style = "plain"
-) -> Iterator[Line]:
+def _wrapped(label: str, text: str, width: int, indent: int, style: Style = "plain") -> Iterator[Line]:
     room = max(20, width - indent)
     for position, line in enumerate(
         piece

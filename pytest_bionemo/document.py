@@ -118,7 +118,7 @@ def install_options(machine: Machine) -> list[str]:
     names = " ".join(package.name for package in family.installable(machine.host.python, machine.host.machine))
     return [
         f"$ pip install {names}",
-        "or a recipe: clone NVIDIA-BioNeMo/bionemo-framework, and in bionemo-recipes/recipes/NAME build its Dockerfile",
+        "or a recipe: clone NVIDIA-BioNeMo/bionemo-framework, build a Dockerfile of bionemo-recipes/recipes/NAME",
     ]
 
 

@@ -1,0 +1,89 @@
+"""``python -m pytest_bionemo validate | checks``.
+
+``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
+ini file, no module of that folder. ``checks`` lists every shipped check.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+_USAGE = """\
+usage: python -m pytest_bionemo validate [pytest options]
+       python -m pytest_bionemo checks
+
+validate  is this machine ready for BioNeMo? The same as pytest --bionemo-validate, isolated from the
+          folder that it is started in (no conftest, no ini file). Options: pytest --help
+checks    list every check with its title, severity, level and what it needs"""
+
+_ISOLATED = ("-c", os.devnull, "--rootdir=.", "--noconftest", "-p", "no:cacheprovider")
+_USAGE_ERROR = 4
+# Without the current folder on sys.path: a file there could stand in for any module.
+_RUN_PYTEST = "import sys; sys.path.remove(''); import pytest; sys.exit(pytest.console_main())"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status."""
+    command, *rest = arguments or ("",)
+    if command == "validate":
+        return validate(rest)
+    if command == "checks" and not rest:
+        print("\n".join(list_checks(shutil.get_terminal_size().columns)))
+        return 0
+    if command in ("-h", "--help"):
+        print(_USAGE)
+        return 0
+    wrong = " ".join(arguments) if command == "checks" else command
+    print(f"error: {wrong!r} is not a command. Choose from: validate, checks.\n{_USAGE}", file=sys.stderr)
+    return _USAGE_ERROR
+
+
+def validate(pytest_options: Sequence[str]) -> NoReturn:
+    """Run the shipped checks, isolated from the current folder. Does not return."""
+    plugins = []
+    if os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
+        plugins = ["-p", "pytest_jsonreport.plugin", "-p", "pytest_bionemo.plugin"]
+    options = [*_ISOLATED, *plugins, "--bionemo-validate", *pytest_options]
+    # A fresh interpreter in the place of this one: pytest has to be there before the plugin is imported.
+    os.execv(sys.executable, [sys.executable, "-c", _RUN_PYTEST, *options])
+
+
+def list_checks(width: int) -> Iterator[str]:
+    """The lines of the list, wrapped at ``width`` columns."""
+    from pytest_bionemo.checking import spec_of
+    from pytest_bionemo.checks import shipped
+    from pytest_bionemo.suite import NAME, import_checks, topic_of
+
+    for module_name in shipped():
+        module = import_checks(module_name)
+        title = (module.__doc__ or "").strip().partition("\n")[0]
+        yield from textwrap.wrap(f"{NAME}/{topic_of(module_name)}: {title}", width - 2, subsequent_indent="  ")
+        for name, function in vars(module).items():
+            spec = spec_of(function)
+            if spec:
+                yield f"  {name}  ({spec.severity}, {spec.level})"
+                yield from textwrap.wrap(spec.title, width - 6, initial_indent="      ", subsequent_indent="      ")
+                needed = ", ".join(_established(function, spec.needs))
+                if needed:
+                    yield from textwrap.wrap(
+                        f"needs {needed}", width - 6, initial_indent="      ", subsequent_indent="        "
+                    )
+        yield ""
+
+
+def _established(function: object, needs: Sequence[str]) -> list[str]:
+    import inspect
+
+    from pytest_bionemo.needs import ESTABLISHED_BY
+
+    asked = [*inspect.signature(function).parameters, *needs]  # type: ignore[arg-type]
+    return list(dict.fromkeys(ESTABLISHED_BY[name] for name in asked if name in ESTABLISHED_BY))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

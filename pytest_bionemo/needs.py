@@ -8,6 +8,8 @@ shadow them, and no test outside the suite sees them.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
 from pytest_bionemo import rules
@@ -29,6 +31,7 @@ ESTABLISHED_BY = {
     "gpus": "driver::devices_present",
     "any_gpu": "driver::devices_present",
     "gpu": "driver::answers",
+    "answering_gpus": "driver::answers",
     "torch_installed": "torch::installed",
     "torch_build": "torch::imports",
     "cuda_torch": "torch::is_cuda_build",
@@ -91,8 +94,21 @@ def gpu(request: pytest.FixtureRequest, gpus: tuple[Gpu, ...]) -> Gpu:
     """One GPU that answers: a check that asks for it runs once for each."""
     gpu: Gpu = request.param
     if not gpu.answers:
-        wait_for(f"{ESTABLISHED_BY['gpu']}[gpu{gpu.index}]", f"GPU {gpu.index} does not answer")
+        _wait_for_gpu(gpu)
     return gpu
+
+
+@pytest.fixture(scope="session")
+def answering_gpus(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Every GPU of this machine, all of them answering."""
+    silent = next((gpu for gpu in gpus if not gpu.answers), None)
+    if silent:
+        _wait_for_gpu(silent)
+    return gpus
+
+
+def _wait_for_gpu(gpu: Gpu) -> NoReturn:
+    wait_for(f"{ESTABLISHED_BY['gpu']}[gpu{gpu.index}]", f"GPU {gpu.index} does not answer")
 
 
 @pytest.fixture(scope="session")

@@ -264,9 +264,7 @@ def test_package_rows_are_consistent(row: Mapping[str, Any]) -> None:
 
 
 def test_a_broken_package_says_how_to_see_it() -> None:
-    assert all(
-        row.get("deep_imports") for row in kind_rows("packages", "package") if row["status"] == "broken"
-    )
+    assert all(row.get("deep_imports") for row in kind_rows("packages", "package") if row["status"] == "broken")
 
 
 # --- reading the tables -------------------------------------------------------------------------------------
@@ -552,9 +550,7 @@ def best(driver: str, capabilities: Sequence[tuple[int, int]], python: str = "3.
         ("440.0", [], "3.11", None),
     ],
 )
-def test_best_for(
-    driver: str, capabilities: list[tuple[int, int]], python: str, expected: str | None
-) -> None:
+def test_best_for(driver: str, capabilities: list[tuple[int, int]], python: str, expected: str | None) -> None:
     assert best(driver, capabilities, python) == expected
 
 
@@ -656,9 +652,7 @@ def test_install_from_the_index_is_prose() -> None:
 
 def test_wheel_platform() -> None:
     assert wheels.minimum_glibc() == "2.28"
-    assert facts.load("wheels")["wheel_platform"]["policy"] == "manylinux_" + wheels.minimum_glibc().replace(
-        ".", "_"
-    )
+    assert facts.load("wheels")["wheel_platform"]["policy"] == "manylinux_" + wheels.minimum_glibc().replace(".", "_")
     assert wheels.supported_machines() == ("x86_64", "aarch64")
 
 
@@ -787,6 +781,4 @@ def test_rows_with_disagreeing_sources_hold_the_upper_bound() -> None:
     }
     held = {gpu.name: gpu.bandwidth_gbs for gpu in gpus.models()}
     assert {name: held[name] for name in expected} == expected
-    assert all(
-        "bandwidth" in (gpu.also or "") for gpu in gpus.models() if gpu.name in set(expected) - {"GH200 96GB"}
-    )
+    assert all("bandwidth" in (gpu.also or "") for gpu in gpus.models() if gpu.name in set(expected) - {"GH200 96GB"})

@@ -201,9 +201,7 @@ def test_a_changed_node_is_seen_as_changed(driver: Driver) -> None:
 
 
 def test_the_ready_nodes_are_those_that_were_asked_for() -> None:
-    sizes = {
-        name: (len(node.gpus), node.gpus[0].memory_bytes // MIB) for name, node in NODES.items() if node.gpus
-    }
+    sizes = {name: (len(node.gpus), node.gpus[0].memory_bytes // MIB) for name, node in NODES.items() if node.gpus}
     assert sizes == {
         "H100x8": (8, 81559),
         "B200x8": (8, 183359),
@@ -939,9 +937,7 @@ def test_what_a_distribution_shares_a_folder_with_stays_out(tmp_path: Path) -> N
     """Also from within another environment, and for an editable install, whose source folder stays hidden."""
     outer = Environment.create(tmp_path / "outer", ["packaging"])
     write_distribution(outer.site, "shared-one", "1", {"shared/one/__init__.py": ""})
-    write_distribution(
-        outer.site, "shared-two", "1", {"shared/two/__init__.py": ""}, requires=["mod; extra == 'x'"]
-    )
+    write_distribution(outer.site, "shared-two", "1", {"shared/two/__init__.py": ""}, requires=["mod; extra == 'x'"])
     write_distribution(outer.site, "mod", "1", {"mod.py": ""})
     source = tmp_path / "source"
     (source / "being_edited").mkdir(parents=True)
@@ -954,9 +950,7 @@ def test_what_a_distribution_shares_a_folder_with_stays_out(tmp_path: Path) -> N
         {"_being_edited.pth": f"{source}\n"},
         entry_points="[e]\nv = being_edited:VALUE\n",
     )
-    (editable / "direct_url.json").write_text(
-        json.dumps({"url": source.as_uri(), "dir_info": {"editable": True}})
-    )
+    (editable / "direct_url.json").write_text(json.dumps({"url": source.as_uri(), "dir_info": {"editable": True}}))
     (editable / "top_level.txt").unlink()
     script = f"""
 import json, sys
@@ -979,9 +973,7 @@ print(json.dumps([[name for name in names if u.find_spec(name)], points, files])
 """
 
     def seen(python: str) -> Any:
-        done = subprocess.run(
-            [python, "-I", "-c", inquire], capture_output=True, text=True, check=True, timeout=20
-        )
+        done = subprocess.run([python, "-I", "-c", inquire], capture_output=True, text=True, check=True, timeout=20)
         return json.loads(done.stdout)
 
     assert seen(inner) == [["shared.one", "being_edited"], [3], []]

@@ -125,8 +125,9 @@ def covers(gpu: Gpu, cuda_torch: TorchBuild, driver: GpuEnv, host: Host) -> None
 
 
 @check()
-def sees_same_gpus(gpus: tuple[Gpu, ...], usable_torch: TorchBuild) -> None:
+def sees_same_gpus(answering_gpus: tuple[Gpu, ...], usable_torch: TorchBuild) -> None:
     """PyTorch sees the GPUs that the driver shows."""
+    gpus = answering_gpus
     expected = visible.read(gpus, os.environ)
     if expected.problem:
         wait_for("driver::visible_devices_valid", f"{visible.VARIABLE} is not valid")

@@ -38,8 +38,11 @@ def read(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> Visible:
         return Visible(None, tuple(gpu.uuid or "" for gpu in gpus))
     if not value.strip():
         return Visible(value, (), "it is empty, which hides every GPU")
+    entries = [part.strip() for part in value.split(",")]
+    if len({_form(entry) for entry in entries}) > 1:
+        return Visible(value, (), "it mixes indices, GPU UUIDs and MIG UUIDs")
     seen: list[str] = []
-    for entry in (part.strip() for part in value.split(",")):
+    for entry in entries:
         uuid, problem = _resolve(entry, gpus)
         if uuid in seen:
             return Visible(value, (), f"it names {entry} twice, which hides every GPU")
@@ -68,6 +71,10 @@ def _resolve(entry: str, gpus: Sequence[Gpu]) -> tuple[str | None, str]:
     if matches:
         return None, f"{entry} is the beginning of {len(matches)} devices' UUIDs"
     return None, f"no device has the UUID {entry}"
+
+
+def _form(entry: str) -> str:
+    return entry[:4] if entry.startswith(("GPU-", "MIG-")) else "index"
 
 
 def _resolve_legacy_mig(entry: str, gpus: Sequence[Gpu]) -> tuple[str | None, str]:

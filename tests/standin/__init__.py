@@ -132,8 +132,7 @@ class Node:
     def without_gpu(self, index: int) -> Node:
         """The node from which one GPU is gone; the others keep their minor numbers."""
         gpus = [
-            replace(gpu, minor=position if gpu.minor is None else gpu.minor)
-            for position, gpu in enumerate(self.gpus)
+            replace(gpu, minor=position if gpu.minor is None else gpu.minor) for position, gpu in enumerate(self.gpus)
         ]
         del gpus[index]
         return replace(self, gpus=tuple(gpus))
@@ -228,9 +227,7 @@ def _compile(source: Path, library: Path, *arguments: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except OSError as error:
-        raise BuildError(
-            f"the stand-ins need a C compiler, and {compiler!r} cannot be run: {error}"
-        ) from error
+        raise BuildError(f"the stand-ins need a C compiler, and {compiler!r} cannot be run: {error}") from error
     if done.returncode:
         raise BuildError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 

@@ -69,9 +69,7 @@ def write_distribution(
     modules = {path.split("/")[0].removesuffix(".py") for path in contents if path.endswith(".py")}
     contents[f"{info}/METADATA"] = "\n".join(metadata) + "\n"
     contents[f"{info}/INSTALLER"] = "pip\n"
-    contents[f"{info}/WHEEL"] = (
-        "Wheel-Version: 1.0\nGenerator: standin\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    )
+    contents[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: standin\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     contents[f"{info}/top_level.txt"] = "".join(f"{module}\n" for module in sorted(modules))
     if entry_points is not None:
         contents[f"{info}/entry_points.txt"] = entry_points

@@ -46,9 +46,7 @@ class Environment:
     site: Path
 
     @classmethod
-    def create(
-        cls, folder: Path, packages: Iterable[str] = (), *, without: Iterable[str] = ()
-    ) -> Environment:
+    def create(cls, folder: Path, packages: Iterable[str] = (), *, without: Iterable[str] = ()) -> Environment:
         """Make an environment of these distributions and all that they require, but for those left out.
 
         ``packages`` are requirements such as "pytest" or "pytest-bionemo[torch]"; their versions are ignored.
@@ -203,9 +201,7 @@ def _links(name: str) -> tuple[tuple[str, Path], ...]:
         source = base.joinpath(*relative)
         if source.exists():
             links["/".join(relative)] = source
-        if len(parts) == 1 and parts[0].endswith(
-            ".py"
-        ):  # the module's bytecode, or every environment compiles it
+        if len(parts) == 1 and parts[0].endswith(".py"):  # the module's bytecode, or every environment compiles it
             bytecode = Path(importlib.util.cache_from_source(str(source)))
             if bytecode.exists():
                 links[f"__pycache__/{bytecode.name}"] = bytecode

@@ -69,9 +69,7 @@ def find() -> Found:
         return Found([], has_driver=False)
     code = driver.nvmlInit_v2()
     if code == 18:
-        return Found(
-            [], COUNT_FAILED + "803: system has unsupported display driver / cuda driver combination"
-        )
+        return Found([], COUNT_FAILED + "803: system has unsupported display driver / cuda driver combination")
     if code:
         return Found([], has_driver=False)
     try:
@@ -148,9 +146,7 @@ def _named(entry: str, gpus: list[Gpu]) -> Device | None:
     of_instance = re.fullmatch(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)", entry)
     if of_instance:
         uuid, instance, compute = of_instance.groups()
-        return next(
-            (g.slices.get((int(instance), int(compute))) for g in gpus if g.device.uuid == uuid), None
-        )
+        return next((g.slices.get((int(instance), int(compute))) for g in gpus if g.device.uuid == uuid), None)
     if entry.startswith("MIG-"):
         slices = [slice_ for gpu in gpus for slice_ in gpu.slices.values() if slice_.uuid.startswith(entry)]
         return slices[0] if len(slices) == 1 else None

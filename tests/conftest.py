@@ -1,0 +1,193 @@
+"""Whole machines to run the plugin on: a real virtual environment, a stand-in driver, a stand-in torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from standin import Libraries, Node, build
+from standin.environment import Environment
+from standin.torch_package import StandinTorch, write_torch
+
+pytest_plugins = ["pytester"]
+
+SCHEMA = json.loads(Path(__file__).parents[1].joinpath("pytest_bionemo/report/schema.json").read_text())
+REPORT = "bionemo_validation_report.json"
+
+
+def assert_valid(report: Mapping[str, Any]) -> None:
+    """Hold a report against the shipped schema."""
+    jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker()).validate(report)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of pytest left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    report_path: Path
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The JSON report, which is valid by the schema."""
+        report: dict[str, Any] = json.loads(self.report_path.read_text())
+        assert_valid(report)
+        return report
+
+    @property
+    def bionemo(self) -> dict[str, Any]:
+        run: dict[str, Any] = self.report["bionemo"]
+        return run
+
+    @property
+    def verdict(self) -> str:
+        return str(self.bionemo["verdict"])
+
+    @property
+    def blockers(self) -> list[str]:
+        """The ids of the blockers, without the leading bionemo/."""
+        return [entry["check"].removeprefix("bionemo/") for entry in self.bionemo["blockers"]]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [entry["check"].removeprefix("bionemo/") for entry in self.bionemo["warnings"]]
+
+    def finding(self, check: str) -> dict[str, Any]:
+        """The finding of this check (topic::name)."""
+        findings = [*self.bionemo["blockers"], *self.bionemo["warnings"]]
+        return next(entry for entry in findings if entry["check"] == f"bionemo/{check}")
+
+    def gap(self, check: str) -> dict[str, Any]:
+        """Why this check was not run."""
+        return next(entry for entry in self.bionemo["not_run"] if entry["check"] == f"bionemo/{check}")
+
+    def outcome(self, check: str) -> str:
+        """passed, failed, warned, not_run, not_applicable, or absent if the check was never collected."""
+        nodeid = f"bionemo/{check}"
+        if nodeid not in [entry["id"] for entry in self.bionemo["checks"]]:
+            return "absent"
+        lists = {"failed": "blockers", "warned": "warnings"}
+        for outcome in ("failed", "warned", "not_run", "not_applicable"):
+            if nodeid in [entry["check"] for entry in self.bionemo[lists.get(outcome, outcome)]]:
+                return outcome
+        test = next(test for test in self.report["tests"] if test["nodeid"] == nodeid)
+        return str(test["outcome"])
+
+
+class Rig:
+    """A machine for one test.
+
+    ``node`` plays the driver (None: there is no driver library), ``torch`` the PyTorch (None: not installed).
+    """
+
+    def __init__(self, environment: Environment, libraries: Libraries, folder: Path) -> None:
+        self.environment = environment
+        self.libraries = libraries
+        self.folder = folder
+        self.project = folder / "project"
+        self.project.mkdir()
+        self.site = folder / "site"
+        self.site.mkdir()
+        self.node: Node | None = None
+        self.torch: StandinTorch | None = None
+        self.variables: dict[str, str] = {}
+        self._numbers = itertools.count()
+
+    def write(self, name: str, text: str) -> Path:
+        """Put a file into the project."""
+        path = self.project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def environ(self) -> dict[str, str]:
+        """The variables of the next run."""
+        variables = {"PYTHONPATH": str(self.site), "COLUMNS": "80", **self.variables}
+        if self.node is not None:
+            folder = self.folder / f"driver{next(self._numbers)}"
+            folder.mkdir()
+            playing = self.libraries.playing(self.node, folder)
+            mine = [variables.get("LD_LIBRARY_PATH", ""), playing["LD_LIBRARY_PATH"]]
+            variables |= playing | {"LD_LIBRARY_PATH": ":".join(filter(None, mine))}
+        if self.torch is not None and not (self.site / "torch").exists():
+            write_torch(self.site, self.torch)
+        return variables
+
+    def run(self, *args: str, cwd: Path | None = None, timeout: float = 120) -> Run:
+        """Run the environment's Python with these arguments, in the project's folder."""
+        folder = cwd or self.project
+        done: subprocess.CompletedProcess[str] = self.environment.run(
+            args, folder, env=self.environ(), timeout=timeout
+        )
+        return Run(done.returncode, done.stdout, done.stderr, folder / REPORT)
+
+    def pytest(self, *args: str, cwd: Path | None = None, timeout: float = 120) -> Run:
+        """Run pytest."""
+        # The command, not python -m pytest: that would put the folder on sys.path.
+        return self.run("-c", "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main())", *args,
+                        cwd=cwd, timeout=timeout)  # fmt: skip
+
+    def validate(self, *args: str, cwd: Path | None = None, timeout: float = 120) -> Run:
+        """Run pytest --bionemo-validate."""
+        return self.pytest("--bionemo-validate", *args, cwd=cwd, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
+    return build(tmp_path_factory.mktemp("libraries"))
+
+
+@pytest.fixture(scope="session")
+def plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The plugin with its hard dependencies and pytest-xdist; no torch."""
+    return Environment.create(tmp_path_factory.mktemp("plain"), ["pytest-bionemo", "pytest-xdist"])
+
+
+@pytest.fixture(scope="session")
+def torch_environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The same with the real torch of the environment that runs the tests."""
+    return Environment.create(tmp_path_factory.mktemp("torch"), ["pytest-bionemo", "pytest-xdist", "torch"])
+
+
+@pytest.fixture
+def rig(plain_environment: Environment, libraries: Libraries, tmp_path: Path) -> Rig:
+    """A machine without a driver and without torch."""
+    return Rig(plain_environment, libraries, tmp_path)
+
+
+@pytest.fixture
+def torch_rig(torch_environment: Environment, libraries: Libraries, tmp_path: Path) -> Rig:
+    """A machine without a driver, with the real torch of the environment that runs the tests."""
+    return Rig(torch_environment, libraries, tmp_path)
+
+
+@pytest.fixture
+def healthy_rig(rig: Rig) -> Rig:
+    """A healthy node of eight H100s with a torch for CUDA that sees them, and no BioNeMo package."""
+    from standin import H100x8
+
+    rig.node = H100x8
+    rig.torch = StandinTorch()
+    return rig
+
+
+def python_version() -> str:
+    """The running Python, as in 3.11."""
+    return ".".join(map(str, sys.version_info[:2]))
+
+
+def ids_of(checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The ids of the report's entries."""
+    return [str(check["id"]) for check in checks]

@@ -26,6 +26,7 @@ OPTIONS = pytest.StashKey[Options]()
 
 # fixture: the check that establishes what it gives
 ESTABLISHED_BY = {
+    "linux": "host::runs_linux",
     "driver": "driver::loads",
     "torch_is_due": "driver::loads",
     "gpus": "driver::devices_present",
@@ -65,7 +66,15 @@ def gpu_env(machine: Machine) -> GpuEnv:
 
 
 @pytest.fixture(scope="session")
-def driver(bionemo_options: Options, gpu_env: GpuEnv) -> GpuEnv:
+def linux(host: Host) -> Host:
+    """A machine that runs Linux."""
+    if not rules.is_linux(host):
+        wait_for(ESTABLISHED_BY["linux"], f"the operating system is {host.system}")
+    return host
+
+
+@pytest.fixture(scope="session")
+def driver(bionemo_options: Options, linux: Host, gpu_env: GpuEnv) -> GpuEnv:
     """The NVIDIA driver, answering."""
     if bionemo_options.device == "cpu":
         wait_for(None, "a rehearsal on the CPU asks no GPU")
@@ -121,9 +130,13 @@ def own_libcuda(gpus: tuple[Gpu, ...], driver: GpuEnv) -> libraries.CudaLibrary 
 
 
 @pytest.fixture(scope="session")
-def torch_is_due(bionemo_options: Options, gpu_env: GpuEnv) -> None:
-    """The driver is known: only then can be said which build of PyTorch is right."""
-    if bionemo_options.device == "cuda" and not gpu_env.has_driver:
+def torch_is_due(bionemo_options: Options, linux: Host, machine: Machine) -> None:
+    """A PyTorch can be installed, and the driver is known: only then can be said which build is right."""
+    if not rules.has_torch_processor(linux):
+        wait_for("host::has_supported_processor", f"the processor is {linux.machine}")
+    if machine.torch_build.version is None and not rules.has_torch_glibc(linux):
+        wait_for("host::has_glibc_for_torch", "the C library is too old for PyTorch's wheels")
+    if bionemo_options.device == "cuda" and not machine.gpu_env.has_driver:
         wait_for(ESTABLISHED_BY["driver"], "the NVIDIA driver does not answer")
 
 

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from enum import Enum
 
-from pytest_bionemo.facts import drivers, gpus
+from packaging.version import Version
+
+from pytest_bionemo.facts import drivers, gpus, wheels
 from pytest_bionemo.model import GpuEnv
+from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.torch_build import TorchBuild
+
+
+def is_linux(host: Host) -> bool:
+    """Whether the operating system is the one that PyTorch for CUDA and BioNeMo are made for."""
+    return host.system == "Linux"
+
+
+def has_torch_processor(host: Host) -> bool:
+    """Whether PyTorch for CUDA is built for this processor."""
+    return host.machine in wheels.supported_machines()
+
+
+def has_torch_glibc(host: Host) -> bool:
+    """Whether the C library can load PyTorch's wheels."""
+    return host.glibc is not None and Version(host.glibc) >= Version(wheels.minimum_glibc())
 
 
 class LibcudaProblem(Enum):

@@ -28,7 +28,7 @@ _LIB_RM_VERSION_MISMATCH = 18
 _UNKNOWN = 999
 
 
-@check()
+@check(needs=["linux"])
 def loads(host: Host, gpu_env: GpuEnv, bionemo_options: Options) -> None:
     """The NVIDIA driver answers."""
     if bionemo_options.device == "cpu":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from packaging.version import Version
-
+from pytest_bionemo import rules
 from pytest_bionemo.checking import check, fail
 from pytest_bionemo.facts import wheels
 from pytest_bionemo.model import Action
@@ -14,7 +13,7 @@ from pytest_bionemo.probes.machine import Machine
 @check()
 def runs_linux(host: Host) -> None:
     """The operating system is Linux."""
-    if host.system != "Linux":
+    if not rules.is_linux(host):
         fail(
             f"the operating system is {host.system}; PyTorch for CUDA and BioNeMo run on Linux",
             why="no CUDA build of PyTorch and no BioNeMo package is published for it",
@@ -26,8 +25,8 @@ def runs_linux(host: Host) -> None:
 @check()
 def has_supported_processor(host: Host) -> None:
     """The processor architecture is one that PyTorch is built for."""
-    supported = wheels.supported_machines()
-    if host.machine not in supported:
+    if not rules.has_torch_processor(host):
+        supported = wheels.supported_machines()
         fail(
             f"the processor is {host.machine}; PyTorch for CUDA is built for {' and '.join(supported)}",
             why="pip finds no PyTorch to install",
@@ -39,18 +38,12 @@ def has_supported_processor(host: Host) -> None:
 @check()
 def has_glibc_for_torch(host: Host, machine: Machine) -> None:
     """The C library can load PyTorch's wheels."""
-    needed = wheels.minimum_glibc()
-    if machine.torch_build.version is not None:
-        return  # it is loaded: no stronger proof
-    if host.glibc is None:
-        seen = "the C library is not glibc"
-    elif Version(host.glibc) < Version(needed):
-        seen = f"glibc is {host.glibc}"
-    else:
-        return
-    fail(
-        f"{seen}; PyTorch's wheels need glibc {needed} or newer",
-        why="pip finds no PyTorch to install, or the one installed elsewhere does not load",
-        fix="use a newer Linux, or a container image with one (Ubuntu 20.04, Debian 10, RHEL 8 and newer)",
-        action=Action.REPLACE_NODE,
-    )
+    # A PyTorch that is loaded is the stronger proof.
+    if machine.torch_build.version is None and not rules.has_torch_glibc(host):
+        seen = f"glibc is {host.glibc}" if host.glibc else "the C library is not glibc"
+        fail(
+            f"{seen}; PyTorch's wheels need glibc {wheels.minimum_glibc()} or newer",
+            why="pip finds no PyTorch to install, or the one installed elsewhere does not load",
+            fix="use a newer Linux, or a container image with one (Ubuntu 20.04, Debian 10, RHEL 8 and newer)",
+            action=Action.REPLACE_NODE,
+        )

@@ -24,7 +24,7 @@ checks    list every check with its title, severity, level and what it needs"""
 _ISOLATED = ("-c", os.devnull, "--rootdir=.", "--noconftest", "-p", "no:cacheprovider")
 _USAGE_ERROR = 4
 # Without the current folder on sys.path: a file there could stand in for any module.
-_RUN_PYTEST = "import sys; sys.path.remove(''); import pytest; sys.exit(pytest.main())"
+_RUN_PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 
-from pytest_bionemo.model import LEVELS, SEVERITIES, Action, Finding, Level, Severity
+from pytest_bionemo.model import Action, Finding
+from pytest_bionemo.terms import LEVELS, SEVERITIES, Level, Severity
 
 if TYPE_CHECKING:
     # What pytest.skip raises; its public name is an attribute that type checkers cannot see.
@@ -52,7 +53,7 @@ class NotRun(Skipped):
     """The check could not run; ``waits_for`` names the check that has to pass first, if one does."""
 
     def __init__(self, reason: str, waits_for: str | None = None) -> None:
-        super().__init__(f"waits for {waits_for}: {reason}" if waits_for else reason)
+        super().__init__(f"waits for bionemo/{waits_for}: {reason}" if waits_for else reason)
         self.reason = reason
         self.waits_for = waits_for
 

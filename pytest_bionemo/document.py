@@ -71,11 +71,12 @@ def describe(machine: Machine, started: datetime) -> dict[str, Any]:
     family_packages = [_package(package) for package in family.packages()]
     has_any = any(package["version"] for package in family_packages)
     return {
-        "duration_s": round((now() - started).total_seconds(), 3),
         "environment": environment(machine),
         "gpus": [gpu.to_json() for gpu in machine.gpu_env.gpus],
         "packages": family_packages,
         "install_options": [] if has_any else install_options(machine),
+        # Last: the probes above may have had to be waited for.
+        "duration_s": round((now() - started).total_seconds(), 3),
     }
 
 

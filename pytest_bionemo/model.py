@@ -9,15 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any, Literal, get_args
-
-Severity = Literal["blocker", "warning"]
-Level = Literal["quick", "standard", "full"]
-Device = Literal["cuda", "cpu"]
-
-SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-LEVELS: tuple[Level, ...] = get_args(Level)
-DEVICES: tuple[Device, ...] = get_args(Device)
+from typing import Any
 
 
 class Action(str, Enum):
@@ -101,8 +93,12 @@ class Gpu:
 
     @property
     def answers(self) -> bool:
-        """Whether NVML could say which GPU this is and what it can run."""
-        return None not in (self.uuid, self.name, self.memory_bytes, self.compute_capability)
+        """Whether NVML could say which GPU this is, what it can run and how much memory it has.
+
+        A GPU that shares the host's memory has none of its own to report: that is no silence.
+        """
+        has_memory = self.memory_bytes is not None or "nvmlDeviceGetMemoryInfo" not in (self.errors or {})
+        return has_memory and None not in (self.uuid, self.name, self.compute_capability)
 
     @property
     def label(self) -> str:

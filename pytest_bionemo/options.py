@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_bionemo.model import DEVICES, LEVELS, Device, Level
+from pytest_bionemo.terms import DEVICES, LEVELS, Device, Level
 
 DEFAULT_REPORT = "bionemo_validation_report.json"
 DEFAULT_TIMEOUT_S = 120.0

@@ -61,6 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if settings.validate and not config.option.help:
         from pytest_bionemo.validation import Validation
 
+        if config.pluginmanager.is_blocked("bionemo_validation"):
+            raise pytest.UsageError("-p no:bionemo_validation contradicts --bionemo-validate: drop one of the two.")
         validation = Validation(config, settings, config.stash.get(TOKENS, []))
         config.pluginmanager.register(validation, "bionemo_validation")
 

@@ -21,12 +21,15 @@ import pytest
 
 from pytest_bionemo import checks, needs
 from pytest_bionemo.checking import CheckFailed, CheckSpec, spec_of
-from pytest_bionemo.model import LEVELS, Gpu, Level
+from pytest_bionemo.model import Gpu
+from pytest_bionemo.terms import LEVELS, Level
 
 NAME = "bionemo"
 _TOKEN = re.compile(rf"^{NAME}/(?P<topic>\w+)(?:::(?P<name>\w+)(?P<parameters>\[.*\])?)?$")
 # Fixtures that stand for one GPU each: a check that asks for one runs once for every GPU.
 _PER_GPU = ("gpu", "any_gpu")
+# What a module can raise at import that breaks this module only. The last two are no Exception.
+_BROKEN_IMPORT = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
 
 
 @dataclass
@@ -70,13 +73,19 @@ class Suite(pytest.Collector):
         self.add_marker(pytest.mark.filterwarnings("default"))
 
     def collect(self) -> Iterable[pytest.Collector]:
-        """One module for each topic."""
+        """One module for each topic, recorded before another plugin can leave it out."""
         self._register_needs()
         for name in self.modules:
-            path = self.config.rootpath / NAME / topic_of(name)
-            yield CheckModule.from_parent(self, path=path, module_name=name, suite=self)
+            topic = topic_of(name)
+            record = {"name": topic, "module": name, "checks": [], "error": "the run did not get to it"}
+            self.collected.topics.append(record)
+            yield CheckModule.from_parent(self, path=self.config.rootpath / NAME / topic, record=record, suite=self)
 
     def _register_needs(self) -> None:
+        if pytest.version_tuple < (8, 1):
+            # There it finds fixtures by the text of ids alone, in which the suite is the folder "bionemo".
+            self.session._fixturemanager.parsefactories(needs, NAME)
+            return
         # pytest looks for fixtures in a node's obj, and shows the docstring of it.
         self.obj = needs
         self.session._fixturemanager.parsefactories(self)
@@ -86,10 +95,11 @@ class Suite(pytest.Collector):
 class CheckModule(pytest.Module):
     """One topic."""
 
-    def __init__(self, *, module_name: str, suite: Suite, **kwargs: Any) -> None:
+    def __init__(self, *, record: dict[str, Any], suite: Suite, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.module_name = module_name
-        self.topic = topic_of(module_name)
+        self.record = record
+        self.module_name: str = record["module"]
+        self.topic: str = record["name"]
         self.suite = suite
 
     def _getobj(self) -> ModuleType:
@@ -105,14 +115,13 @@ class CheckModule(pytest.Module):
 
     def collect(self) -> Iterable[pytest.Item]:
         """The checks of this topic, each recorded before anything can deselect it."""
-        topic: dict[str, Any] = {"name": self.topic, "module": self.module_name, "checks": [], "error": None}
-        self.suite.collected.topics.append(topic)
         try:
-            topic["checks"] = declared_checks(import_checks(self.module_name), self.suite.level)
+            self.record["checks"] = declared_checks(import_checks(self.module_name), self.suite.level)
             items = [self._checked(item) for item in super().collect() if isinstance(item, pytest.Function)]
-        except (Exception, SystemExit, pytest.skip.Exception) as error:
-            topic["error"] = f"{type(error).__name__}: {error}"
-            raise self.CollectError(f"{self.module_name}: {topic['error']}") from None
+        except _BROKEN_IMPORT as error:
+            self.record["error"] = f"{type(error).__name__}: {error}"
+            raise self.CollectError(f"{self.module_name}: {self.record['error']}") from None
+        self.record["error"] = None
         return items
 
     def _checked(self, function: pytest.Function) -> CheckItem:
@@ -198,9 +207,13 @@ def declared_checks(module: ModuleType, level: Level) -> list[str]:
 def modules(config: pytest.Config) -> list[str]:
     """The shipped check modules, then those of plugins and conftest files.
 
-    :raises pytest.UsageError: if two modules give the same topic.
+    :raises pytest.UsageError: if two modules give the same topic, or what was offered is no list of names.
     """
-    offered = [name for names in config.hook.pytest_bionemo_checks(config=config) for name in names]
+    offered: list[str] = []
+    for names in config.hook.pytest_bionemo_checks(config=config):
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise pytest.UsageError(f"pytest_bionemo_checks returned {names!r}, not a list of dotted module names.")
+        offered += names
     found = [*checks.shipped(), *dict.fromkeys(offered)]
     for name in found:
         twins = [other for other in found if topic_of(other) == topic_of(name)]
@@ -251,7 +264,7 @@ def reject_unknown(tokens: Iterable[str], module_names: Sequence[str]) -> None:
 def _reject_unknown_check(token: str, name: str, module_name: str) -> None:
     try:
         declared = [key for key, value in vars(import_checks(module_name)).items() if spec_of(value)]
-    except Exception:
+    except _BROKEN_IMPORT:
         return  # the run will say that the topic cannot be collected
     if name not in declared:
         raise pytest.UsageError(_unknown(token, "check", name, declared))

@@ -48,6 +48,8 @@ class Validation:
         self.document: dict[str, Any] | None = None
         self.place: Place | None = None
         self.has_begun = False
+        self.has_run = False
+        self.write_error = ""
         self._prepare()
         self.machine = self._make_machine()
         config.stash[MACHINE] = self.machine
@@ -96,11 +98,11 @@ class Validation:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Refuse ids that do not exist; then, before any check module is imported, write the first report."""
+        """Before any check module is imported, write the first report; then refuse ids that do not exist."""
         if not self.is_worker:
-            suite.reject_unknown(self.tokens, suite.modules(self.config))
             if not self.config.option.collectonly:
                 self._begin()
+            suite.reject_unknown(self.tokens, suite.modules(self.config))
         return (yield)
 
     def _begin(self) -> None:
@@ -168,6 +170,11 @@ class Validation:
 
     # --------------------------------------------------------------------------------------------- running
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
+        """From here on there is something to report, whatever exit status the run ends with."""
+        self.has_run = True
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -181,7 +188,8 @@ class Validation:
             if item.spec.severity == "warning" and _finding(call.excinfo.value) and report.failed:
                 # A warning is no failure: it stops no -x, and READY stays READY.
                 report.outcome = "skipped"
-                report.longrepr = (str(item.path), 0, str(call.excinfo.value))
+            if report.skipped and not hasattr(report, "wasxfail"):
+                report.longrepr = (str(item.path), 0, f"Skipped: {call.excinfo.value}")
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -227,26 +235,40 @@ class Validation:
         cleaned["exitcode"] = exit_status(self.verdict, self.options.require, cleaned["exitcode"])
         json_report.clear()
         json_report.update(cleaned)
-        self.document = json_report
+        if self.has_begun:
+            self._save(cleaned)
+
+    def _save(self, report: dict[str, Any]) -> None:
+        assert self.place
+        if report["exitcode"] == pytest.ExitCode.USAGE_ERROR and not self.has_run:
+            self.place.restore()
+            return
+        self.document = report
+        try:
+            self.place.write(report)
+        except OSError as error:
+            self.write_error = str(error)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Write the report, and let the verdict have its say in the exit status."""
+        """Let the verdict have its say in the exit status."""
         if self.is_worker:
             self.config.workeroutput[_WORKER_KEY] = json.dumps(self.collected.to_json())  # type: ignore[attr-defined]
+        try:
             return (yield)
-        result = yield
-        if self.has_begun:
-            self._finish(session)
-        return result
+        except pytest.exit.Exception as error:
+            # Another plugin ends the session here, with a status of its own.
+            if error.returncode is not None:
+                error.returncode = self._exit_status(error.returncode)
+            raise
+        finally:
+            session.exitstatus = self._exit_status(int(session.exitstatus))
 
-    def _finish(self, session: pytest.Session) -> None:
-        assert self.place
-        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
-            self.place.restore()
-        elif self.document is not None and self.verdict is not None:
-            self.place.write(self.document)
-            session.exitstatus = exit_status(self.verdict, self.options.require, int(session.exitstatus))
+    def _exit_status(self, status: int) -> int:
+        if self.document is None or self.verdict is None:
+            return 1 if self.has_begun and status == 0 else status
+        status = exit_status(self.verdict, self.options.require, status)
+        return 1 if self.write_error and status == 0 else status
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, object, object]:
@@ -260,13 +282,16 @@ class Validation:
         finally:
             if findings:
                 terminalreporter.stats["failed"] = failed
-        if self.has_begun and self.document is not None and self.place:
-            run = self.document["bionemo"]
-            for line in terminal.summary(
-                run, self.place.path, terminalreporter._tw.fullwidth, _verbosity(self.config)
-            ):
+        if self.document is not None:
+            width = terminalreporter._tw.fullwidth
+            for line in terminal.summary(self.document["bionemo"], self._where(), width, self.config.option.verbose):
                 _write(terminalreporter, line)
         return result
+
+    def _where(self) -> str:
+        assert self.place
+        path = self.place.shown_from(self.config.invocation_params.dir)
+        return f"{path} COULD NOT BE WRITTEN: {self.write_error}" if self.write_error else path
 
 
 def _write(reporter: pytest.TerminalReporter, line: terminal.Line) -> None:
@@ -276,10 +301,6 @@ def _write(reporter: pytest.TerminalReporter, line: terminal.Line) -> None:
         for text, style in line.parts:
             reporter.write(text, **terminal.MARKUP[style])
         reporter.write("\n")
-
-
-def _verbosity(config: pytest.Config) -> int:
-    return int(config.option.verbose)
 
 
 def _finding(error: BaseException) -> Finding | None:

@@ -35,8 +35,8 @@ class Result:
 
     @property
     def is_required(self) -> bool:
-        """Whether READY needs it."""
-        return bool(self.check["severity"] == "blocker")
+        """Whether READY needs it: a severity that nobody knows counts as the higher one."""
+        return bool(self.check["severity"] != "warning")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,14 @@ def fold(report: Mapping[str, Any]) -> Verdict:
     run = report.get("bionemo")
     if not isinstance(run, Mapping) or not isinstance(run.get("checks"), list):
         raise ReportError("not a report of pytest --bionemo-validate: its key 'bionemo' is missing or damaged")
+    try:
+        return _fold(report, run)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ReportError(f"not a report of pytest --bionemo-validate: it is damaged ({said})") from error
+
+
+def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
     results = _results(report, run)
     blockers = [_describe(result) for result in results if result.finding and result.is_required]
     warnings = [_describe(result) for result in results if result.finding and not result.is_required]
@@ -181,18 +189,20 @@ def _gaps_of_the_run(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[
 
 
 def _missing_checks(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    collected = {(check["topic"], check["name"]) for check in run["checks"]}
     gaps = []
-    for topic in run.get("topics", []):
+    for topic in run["topics"]:
         prefix = f"bionemo/{topic['name']}"
-        if topic.get("error"):
+        if topic["error"]:
             gaps.append(_gap(prefix, f"the topic could not be collected: {topic['error']}"))
         gaps.extend(
-            _gap(f"{prefix}::{name}", "it was declared and not collected")
-            for name in topic.get("checks", [])
-            if (topic["name"], name) not in collected
+            _gap(f"{prefix}::{name}", "it was declared and not collected") for name in _uncollected(topic, run)
         )
     return gaps
+
+
+def _uncollected(topic: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    collected = {check["name"] for check in run["checks"] if check["topic"] == topic["name"]}
+    return [name for name in topic["checks"] if name not in collected]
 
 
 def _not_run(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -252,24 +262,24 @@ def _strongest(blockers: Iterable[Mapping[str, Any]]) -> Action:
 
 
 def _sections(run: Mapping[str, Any], results: list[Result]) -> dict[str, str]:
-    broken = {topic["name"] for topic in run.get("topics", []) if topic.get("error")}
-    names = [
-        *(topic["name"] for topic in run.get("topics", [])),
-        *(result.check["topic"] for result in results),
-    ]
+    broken = {topic["name"] for topic in run["topics"] if topic["error"]}
+    incomplete = {topic["name"] for topic in run["topics"] if _uncollected(topic, run)}
+    names = [*(topic["name"] for topic in run["topics"]), *(result.check["topic"] for result in results)]
     return {
-        topic: "ERROR" if topic in broken else _section(topic, [r for r in results if r.check["topic"] == topic])
+        topic: "ERROR"
+        if topic in broken
+        else _section(topic, [r for r in results if r.check["topic"] == topic], topic not in incomplete)
         for topic in dict.fromkeys(names)
     }
 
 
-def _section(topic: str, results: list[Result]) -> str:
+def _section(topic: str, results: list[Result], is_complete: bool) -> str:
     outcomes = {result.outcome for result in results}
     if any(result.outcome is Outcome.FAILED and result.is_required for result in results):
         return "BLOCKED"
     if Outcome.ERROR in outcomes:
         return "ERROR"
-    if any(result.outcome is Outcome.NOT_RUN and result.is_required for result in results):
+    if not is_complete or any(result.outcome is Outcome.NOT_RUN and result.is_required for result in results):
         return "NOT_RUN"
     if Outcome.FAILED in outcomes:
         return "WARNING"

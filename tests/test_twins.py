@@ -437,3 +437,10 @@ def test_mig_slices_can_be_named_in_the_variable(healthy_rig: Rig) -> None:
     healthy_rig.node = H100_MIG
     healthy_rig.variables["CUDA_VISIBLE_DEVICES"] = H100_MIG.gpus[0].migs[1].uuid
     assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+def test_a_gpu_without_memory_of_its_own_answers(healthy_rig: Rig) -> None:
+    healthy_rig.node = H100x8.with_gpu_fault(0, "nvmlDeviceGetMemoryInfo", 3)
+    run = healthy_rig.validate()
+    assert run.outcome("driver::answers[gpu0]") == "passed"
+    assert run.bionemo["gpus"][0]["memory_bytes"] is None

@@ -12,7 +12,7 @@ from pytest_bionemo.probes.host import Host
 
 
 @check()
-@pytest.mark.parametrize("name", [package.name for package in family.packages()])
+@pytest.mark.parametrize("name", [package.name for package in family.packages()], ids=str)
 def is_whole(name: str, host: Host) -> None:
     """The installed package is complete and made for this Python."""
     package = packages.find(name)

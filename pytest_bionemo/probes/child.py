@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+# Nothing is imported before sys.path is set: -c puts the current folder on it, where a json.py may lie.
 _START = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from pytest_bionemo.probes.child import serve; serve(sys.argv[2])"
+    "import sys; target, *sys.path[:] = sys.argv[1:]; from pytest_bionemo.probes.child import serve; serve(target)"
 )
 _PR_SET_PDEATHSIG = 1
 
@@ -43,7 +43,7 @@ class Child:
         self._started = time.monotonic()
         self._answer: Answer | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", _START, json.dumps(sys.path), target],
+            [sys.executable, "-X", "faulthandler", "-c", _START, target, *map(str, sys.path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

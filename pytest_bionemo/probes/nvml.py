@@ -36,23 +36,30 @@ def read() -> dict[str, Any]:
 
 
 def _read_driver(nvml: Any) -> GpuEnv:
-    cuda = nvml.nvmlSystemGetCudaDriverVersion()
     return GpuEnv(
         driver=nvml.nvmlSystemGetDriverVersion(),
         nvml=nvml.nvmlSystemGetNVMLVersion(),
-        cuda_driver=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        cuda_driver=_cuda_version(nvml),
         gpus=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())),
     )
+
+
+def _cuda_version(nvml: Any) -> str | None:
+    try:
+        version = nvml.nvmlSystemGetCudaDriverVersion()
+    except nvml.NVMLError:
+        return None  # a driver without its CUDA library: what torch sees will tell
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def _read_gpu(nvml: Any, index: int) -> Gpu:
     errors: dict[str, str] = {}
 
-    def ask(function: Callable[..., Any], *args: Any) -> Any:
+    def ask(function: Callable[..., Any], *args: Any, expected: int = nvml.NVML_ERROR_NOT_SUPPORTED) -> Any:
         try:
             return function(*args)
         except nvml.NVMLError as error:
-            if error.value != nvml.NVML_ERROR_NOT_SUPPORTED:
+            if error.value != expected:
                 errors[function.__name__] = str(error)
             return None
 
@@ -79,15 +86,16 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
 def _read_mig(nvml: Any, ask: Callable[..., Any], parent: Any) -> list[MigDevice]:
     devices = []
     for index in range(ask(nvml.nvmlDeviceGetMaxMigDeviceCount, parent) or 0):
-        try:
-            handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, index)
-        except nvml.NVMLError_NotFound:
-            continue  # a slot that holds no slice
+        # A slot that holds no slice is not found.
+        handle = ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, index, expected=nvml.NVML_ERROR_NOT_FOUND)
+        uuid = ask(nvml.nvmlDeviceGetUUID, handle) if handle is not None else None
+        if uuid is None:
+            continue
         memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
         devices.append(
             MigDevice(
-                uuid=ask(nvml.nvmlDeviceGetUUID, handle),
-                name=ask(nvml.nvmlDeviceGetName, handle),
+                uuid=uuid,
+                name=ask(nvml.nvmlDeviceGetName, handle) or "",
                 memory_bytes=memory.total if memory else 0,
                 gpu_instance=ask(nvml.nvmlDeviceGetGpuInstanceId, handle),
                 compute_instance=ask(nvml.nvmlDeviceGetComputeInstanceId, handle),

@@ -40,7 +40,12 @@ def find() -> Toolkit | None:
 def _ask(nvcc: Path, named_by: str) -> Toolkit:
     try:
         said = subprocess.run(
-            [str(nvcc), "--version"], capture_output=True, text=True, timeout=_DEADLINE_S, check=True
+            [str(nvcc), "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_DEADLINE_S,
+            check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return Toolkit(str(nvcc), named_by, None, str(error))

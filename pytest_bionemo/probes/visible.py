@@ -7,6 +7,7 @@ hidden. That a repeated entry leaves none visible is torch's rule (``torch/cuda/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from pytest_bionemo.model import Gpu
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
+
+_INDEX = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def read(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> Visible:
 
 
 def _resolve(entry: str, gpus: Sequence[Gpu]) -> tuple[str | None, str]:
-    if entry.lstrip("-").isdigit():
+    if _INDEX.fullmatch(entry):
         index = int(entry)
         if 0 <= index < len(gpus):
             return gpus[index].uuid or str(index), ""

@@ -38,6 +38,10 @@ class Place:
         self._before: bytes | None = None
         self._prove_writable()
 
+    def shown_from(self, folder: Path) -> str:
+        """The path as somebody in this folder would type it."""
+        return str(self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path)
+
     def _prove_writable(self) -> None:
         scratch = self._scratch()
         try:

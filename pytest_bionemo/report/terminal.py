@@ -9,7 +9,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pytest_bionemo.model import count
@@ -51,11 +50,11 @@ class Line:
         return self.parts[0][1] if self.parts else "plain"
 
 
-def summary(run: Mapping[str, Any], path: Path, width: int, verbosity: int) -> Iterator[Line]:
+def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> Iterator[Line]:
     """The lines to print at the end of a run.
 
     :param run: the report's key ``bionemo``.
-    :param path: where the report was written.
+    :param path: where the report was written, as it is shown.
     :param width: columns of the terminal.
     :param verbosity: pytest's: -1 leaves one line for each finding, 1 lists every check that did not run.
     """
@@ -67,7 +66,7 @@ def summary(run: Mapping[str, Any], path: Path, width: int, verbosity: int) -> I
     else:
         yield Line(())
         yield from _in_full(run, width, verbosity)
-    yield from _labelled("report", str(path), width, "plain", wrap=False)
+    yield from _labelled("report", path, width, "plain", wrap=False)
 
 
 def _facts(run: Mapping[str, Any]) -> str:

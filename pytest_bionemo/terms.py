@@ -1,0 +1,13 @@
+"""The words that options, markers and reports share. Importing it costs nothing: every run of pytest does."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Severity = Literal["blocker", "warning"]
+Level = Literal["quick", "standard", "full"]
+Device = Literal["cuda", "cpu"]
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+LEVELS: tuple[Level, ...] = get_args(Level)
+DEVICES: tuple[Device, ...] = get_args(Device)

@@ -16,6 +16,7 @@ from pytest_bionemo.probes import packages, toolkit
 if TYPE_CHECKING:
     from pytest_bionemo.options import Options
     from pytest_bionemo.probes.machine import Machine
+    from pytest_bionemo.verdict import Verdict
 
 SCHEMA_VERSION = 1
 
@@ -59,6 +60,12 @@ def unfinished(options: Options, started: datetime) -> dict[str, Any]:
         "tests": [],
         "bionemo": start(options, started),
     }
+
+
+def with_verdict(report: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+    """The document with its verdict, which comes first: people read it from the top."""
+    run = {"schema_version": SCHEMA_VERSION, **verdict.to_json(), **report["bionemo"]}
+    return {"bionemo": run} | dict(report) | {"bionemo": run}
 
 
 def now() -> datetime:

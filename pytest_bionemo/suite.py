@@ -256,7 +256,7 @@ def reject_unknown(tokens: Iterable[str], module_names: Sequence[str]) -> None:
         match = _TOKEN.match(token)
         assert match, "only tokens come here"
         if match["topic"] not in by_topic:
-            raise pytest.UsageError(_unknown(token, "topic", f"{NAME}/{match['topic']}", by_topic))
+            raise pytest.UsageError(unknown(token, "topic of this name", match["topic"], by_topic))
         if match["name"]:
             _reject_unknown_check(token, match["name"], by_topic[match["topic"]])
 
@@ -267,11 +267,12 @@ def _reject_unknown_check(token: str, name: str, module_name: str) -> None:
     except _BROKEN_IMPORT:
         return  # the run will say that the topic cannot be collected
     if name not in declared:
-        raise pytest.UsageError(_unknown(token, "check", name, declared))
+        raise pytest.UsageError(unknown(token, "check of this name", name, declared))
 
 
-def _unknown(token: str, kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(token: str, what: str, name: str, known: Iterable[str]) -> str:
+    """The line for a token that names nothing: the token, what comes near, and what there is."""
     choices = list(known)
-    near = get_close_matches(name.rpartition("/")[2], choices, n=1)
+    near = get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{token}: no {kind} of this name, and no such path.{hint} Choose from: {', '.join(choices)}."
+    return f"{token}: no {what}, and no such path.{hint} Choose from: {', '.join(choices)}."

@@ -108,8 +108,7 @@ class Validation:
     def _begin(self) -> None:
         assert self.place
         unfinished = document.unfinished(self.options, self.started)
-        unfinished["bionemo"].update(fold(unfinished).to_json())
-        self.place.begin(clean(unfinished))
+        self.place.begin(clean(document.with_verdict(unfinished, fold(unfinished))))
         self.has_begun = True
 
     @pytest.hookimpl(wrapper=True)
@@ -159,7 +158,7 @@ class Validation:
         function = token.partition("[")[0]
         choices = [nodeid for nodeid in ids if suite.matches(function, nodeid)]
         if choices:
-            raise pytest.UsageError(f"{token}: no check has this id. Choose from: {', '.join(choices)}.")
+            raise pytest.UsageError(suite.unknown(token, "check of this id", token, choices))
         broken = any(topic["error"] for topic in self.collected.topics)
         if not broken:
             raise pytest.UsageError(f"{token}: this check does not run at level {self.options.level}.")
@@ -231,12 +230,11 @@ class Validation:
         }
         cleaned = clean(json_report)
         self.verdict = fold(cleaned)
-        cleaned["bionemo"].update(self.verdict.to_json())
         cleaned["exitcode"] = exit_status(self.verdict, self.options.require, cleaned["exitcode"])
         json_report.clear()
-        json_report.update(cleaned)
+        json_report.update(document.with_verdict(cleaned, self.verdict))
         if self.has_begun:
-            self._save(cleaned)
+            self._save(json_report)
 
     def _save(self, report: dict[str, Any]) -> None:
         assert self.place

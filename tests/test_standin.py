@@ -383,7 +383,8 @@ try:
     nvmlDeviceGetHandleByIndex(0)
     answer = None
 except NVMLError as error:
-    expected = NVMLError._valClassMapping[int(name.rpartition("-")[2])]
+    # An older pynvml has no class for the newest codes.
+    expected = NVMLError._valClassMapping.get(int(name.rpartition("-")[2]), NVMLError)
     answer = [type(error) is expected, error.value]
 """
     seen = driver.sweep(nodes, script)

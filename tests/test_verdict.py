@@ -301,7 +301,11 @@ def test_an_id_with_an_at_sign_is_never_taken_for_another() -> None:
 
 
 def test_tests_of_the_user_have_no_say() -> None:
-    theirs = [found("tests/test_x.py::test_y"), crashed("tests/test_x.py::test_z"), skipped("tests/test_x.py::test_s")]
+    theirs = [
+        found("tests/test_x.py::test_y"),
+        crashed("tests/test_x.py::test_z"),
+        skipped("tests/test_x.py::test_s"),
+    ]
     verdict = fold(document(tests=[ran(), *theirs], exitcode=1))
     assert verdict.name is VerdictName.READY_FOR_INSTALL
     assert verdict.to_json() == fold(document()).to_json()
@@ -379,7 +383,13 @@ def test_a_declared_check_counts_as_collected_through_its_parameters() -> None:
 
 def test_gaps_stand_in_one_order_the_run_first() -> None:
     report = document(tests=[], exitcode=2, device="cpu", topics=[topic("driver", "loads", "x", error="E: e")])
-    assert [gap["check"] for gap in fold(report).not_run] == [None, None, "bionemo/driver", "bionemo/driver::x", LOADS]
+    assert [gap["check"] for gap in fold(report).not_run] == [
+        None,
+        None,
+        "bionemo/driver",
+        "bionemo/driver::x",
+        LOADS,
+    ]
 
 
 # ---- severity
@@ -567,7 +577,9 @@ def test_the_exit_status_is_zero_only_for_enough(name: str, require: str, status
 
 
 def test_folding_changes_nothing_and_says_the_same_again() -> None:
-    report = document([declared(), declared(WARNS, severity="warning")], [found(), found(WARNS, "warned")], exitcode=1)
+    report = document(
+        [declared(), declared(WARNS, severity="warning")], [found(), found(WARNS, "warned")], exitcode=1
+    )
     before = copy.deepcopy(report)
     verdict = fold(report).to_json()
     assert report == before

@@ -19,7 +19,8 @@ from typing import Any
 
 # Nothing is imported before sys.path is set: -c puts the current folder on it, where a json.py may lie.
 _START = (
-    "import sys; target, *sys.path[:] = sys.argv[1:]; from pytest_bionemo.probes.child import serve; serve(target)"
+    "import sys; parent, target, *sys.path[:] = sys.argv[1:]; "
+    "from pytest_bionemo.probes.child import serve; serve(target, int(parent))"
 )
 _PR_SET_PDEATHSIG = 1
 
@@ -43,7 +44,7 @@ class Child:
         self._started = time.monotonic()
         self._answer: Answer | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", _START, target, *map(str, sys.path)],
+            [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), target, *map(str, sys.path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -96,9 +97,9 @@ def describe_death(returncode: int, stderr: bytes) -> str:
     return f"exit status {returncode}" + (f": {lines[-1]}" if lines else "")
 
 
-def serve(target: str) -> None:
+def serve(target: str, parent: int) -> None:
     """Run in the child: call the probe function, write its answer, and leave at once."""
-    _die_with_parent()
+    _die_with(parent)
     channel = os.dup(1)
     os.dup2(2, 1)
     module, _, function = target.partition(":")
@@ -109,8 +110,10 @@ def serve(target: str) -> None:
     os._exit(0)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that could be said
+        os._exit(1)

@@ -7,6 +7,7 @@ raises, an ``AssertionError`` apart, is an error of the check itself and makes t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -68,7 +69,7 @@ def check(
     :param needs: names of fixtures that it needs without using their value. What comes in as an argument is
         needed too and is not repeated here.
     :raises ValueError: for an unknown severity or level, or a function without a docstring, whose first line
-        is the title of the check.
+        is the title of the check, or one that yields or awaits.
     """
     _expect("severity", severity, SEVERITIES)
     _expect("level", level, LEVELS)
@@ -77,6 +78,8 @@ def check(
         title = (function.__doc__ or "").strip().partition("\n")[0]
         if not title:
             raise ValueError(f"check {function.__qualname__} has no docstring: its first line is the title")
+        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+            raise ValueError(f"check {function.__qualname__} yields or awaits: calling it would run nothing")
         setattr(function, _ATTRIBUTE, CheckSpec(title, severity, level, tuple(needs)))
         # pytest's own opt-in: collected whatever the project's python_functions say.
         function.__test__ = True  # type: ignore[attr-defined]

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pytest_bionemo.facts import family
@@ -37,7 +36,7 @@ def start(options: Options, started: datetime) -> dict[str, Any]:
     """What is known before anything has run."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "pytest-bionemo", "version": metadata.version("pytest-bionemo")},
+        "tool": {"name": "pytest-bionemo", "version": packages.version("pytest-bionemo") or "unknown"},
         "started": started.isoformat(timespec="seconds"),
         "level": options.level,
         "device": options.device,

@@ -91,14 +91,14 @@ def gpus(driver: GpuEnv) -> tuple[Gpu, ...]:
     return driver.gpus
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def any_gpu(request: pytest.FixtureRequest, gpus: tuple[Gpu, ...]) -> Gpu:
     """One GPU, whether it answers or not: a check that asks for it runs once for each."""
     gpu: Gpu = request.param
     return gpu
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def gpu(request: pytest.FixtureRequest, gpus: tuple[Gpu, ...]) -> Gpu:
     """One GPU that answers: a check that asks for it runs once for each."""
     gpu: Gpu = request.param
@@ -121,10 +121,10 @@ def _wait_for_gpu(gpu: Gpu) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def own_libcuda(gpus: tuple[Gpu, ...], driver: GpuEnv) -> libraries.CudaLibrary | None:
+def own_libcuda(gpus: tuple[Gpu, ...], machine: Machine) -> libraries.CudaLibrary | None:
     """The libcuda that LD_LIBRARY_PATH puts first, fit for this driver; None if it names none."""
     found = libraries.libcuda()
-    if rules.libcuda_problem(found, driver):
+    if rules.libcuda_problem(found, machine.gpu_env, machine.torch_build):
         wait_for(ESTABLISHED_BY["own_libcuda"], "another libcuda comes before the driver's")
     return found
 

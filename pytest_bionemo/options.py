@@ -84,7 +84,7 @@ def _read_switch(config: pytest.Config) -> bool:
     given = config.getoption("bionemo_validate")
     try:
         return bool(given if given is not None else config.getini("bionemo_validate"))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, pytest.UsageError) as error:
         raise pytest.UsageError(f"ini option bionemo_validate: {error}. Choose from: true, false.") from None
 
 
@@ -96,8 +96,8 @@ def _text(config: pytest.Config, name: str) -> tuple[str, str]:
         return str(given), f"--bionemo-{name}"
     try:
         twin = config.getini(key)
-    except (ValueError, TypeError) as error:
-        raise pytest.UsageError(f"ini option {key}: {error}.") from None
+    except (ValueError, TypeError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"ini option {key}: {error}. {_VALUED[name][2]}") from None
     return str(twin or _VALUED[name][0]), f"ini option {key}"
 
 

@@ -51,9 +51,12 @@ def driver_runs(env: GpuEnv, torch: TorchBuild) -> bool | None:
     return not drivers.is_older(env.driver, minimum)
 
 
-def libcuda_problem(library: CudaLibrary | None, env: GpuEnv) -> LibcudaProblem | None:
-    """What is wrong with the libcuda that LD_LIBRARY_PATH puts first, None if nothing is known to be."""
-    if library is None:
+def libcuda_problem(library: CudaLibrary | None, env: GpuEnv, torch: TorchBuild) -> LibcudaProblem | None:
+    """What is wrong with the libcuda that LD_LIBRARY_PATH puts first, None if nothing is known to be.
+
+    A torch that has read its devices has used it: that proves more than its name.
+    """
+    if library is None or torch.devices:
         return None
     if library.is_stub:
         return LibcudaProblem.STUB

@@ -225,12 +225,13 @@ def modules(config: pytest.Config) -> list[str]:
 def parametrize_over_gpus(metafunc: pytest.Metafunc, gpus: Sequence[Gpu]) -> None:
     """Run a check that asks for ``gpu`` once for each GPU.
 
-    Without a GPU it stays one check that is not run: an empty list would be an error in some projects.
+    Without a GPU it stays one check that is not run: an empty list would be an error in some projects. A wider
+    scope would have pytest sort the run by GPU instead of by topic.
     """
     for name in _PER_GPU:
         if name in metafunc.fixturenames:
             devices = [pytest.param(gpu, id=f"gpu{gpu.index}") for gpu in gpus]
-            metafunc.parametrize(name, devices or [pytest.param(None, id="no-gpu")], indirect=True, scope="session")
+            metafunc.parametrize(name, devices or [pytest.param(None, id="no-gpu")], indirect=True, scope="function")
 
 
 # ------------------------------------------------------------------------------------------ pasted node ids

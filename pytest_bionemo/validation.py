@@ -222,6 +222,7 @@ class Validation:
     @pytest.hookimpl(optionalhook=True)
     def pytest_json_modifyreport(self, json_report: dict[str, Any]) -> None:
         """Complete the document and fold it: the terminal and the exit status use that verdict."""
+        json_report.setdefault("tests", [])  # another plugin may have taken them out
         json_report["environment"] = document.runner(_plugin_versions(self.config))
         json_report["bionemo"] = {
             **document.start(self.options, self.started),

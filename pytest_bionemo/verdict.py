@@ -164,7 +164,10 @@ def _crash(test: Mapping[str, Any]) -> str:
     stages = [stage for stage in test.values() if isinstance(stage, Mapping) and stage.get("outcome") == "failed"]
     texts = [stage.get("crash", {}).get("message") or stage.get("longrepr", "") for stage in stages]
     lines = next((text.strip().splitlines() for text in texts if text.strip()), ["no reason is on record"])
-    return lines[0] if stages and "crash" in stages[0] else lines[-1]
+    if stages and "crash" in stages[0]:
+        return lines[0]
+    # What pytest prints of an error, such as an unknown fixture: its lines begin with E.
+    return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])
 
 
 def _skip(test: Mapping[str, Any]) -> str:

@@ -116,10 +116,12 @@ def torch_without_files(rig: Rig) -> None:
     write_distribution(rig.site, "torch", "2.14.1", {})
 
 
-def libcuda(version: str, folder: str = "compat") -> Change:
-    """Put a libcuda before the driver's, as a cuda-compat package does."""
+def libcuda(version: str, folder: str = "compat", error: str | None = None) -> Change:
+    """Put a libcuda before the driver's, as a cuda-compat package does; CUDA starts with it, or gives an error."""
 
     def inject(rig: Rig) -> None:
+        if error:
+            rig.torch = StandinTorch(devices=(), init_error=f"Unexpected error from cudaGetDeviceCount(). {error}")
         place = rig.folder / folder
         place.mkdir()
         real = place / f"libcuda.so.{version}"
@@ -130,10 +132,10 @@ def libcuda(version: str, folder: str = "compat") -> Change:
     return inject
 
 
-def libcuda_on(node: object, version: str) -> Change:
+def libcuda_on(node: object, version: str, error: str) -> Change:
     def inject(rig: Rig) -> None:
         rig.node = node  # type: ignore[assignment]
-        libcuda(version)(rig)
+        libcuda(version, error=error)(rig)
 
     return inject
 
@@ -247,10 +249,13 @@ TWINS: dict[str, Twin] = {
     ),
     "driver::libcuda_fits": Twin(
         {
-            "stale": Fault(libcuda("550.54.15"), r"550\.54\.15.*580\.95\.05", "compat"),
-            "stub": Fault(libcuda("580.95.05", "stubs"), "stub", "stubs"),
-            "forward on GeForce": Fault(libcuda_on(RTX4090x1, "595.71.05"), r"RTX 4090\) cannot", r"595\.71\.05"),
+            "stale": Fault(libcuda("550.54.15", error="Error 803"), r"550\.54\.15.*580\.95\.05", "compat"),
+            "stub": Fault(libcuda("580.95.05", "stubs", error="Error 34"), "stub", "stubs"),
+            "forward on GeForce": Fault(
+                libcuda_on(RTX4090x1, "595.71.05", "Error 804"), r"RTX 4090\) cannot", r"595\.71\.05"
+            ),
         },
+        # Forward compatibility on data centre GPUs, and any other libcuda that CUDA starts with.
         healthy=libcuda("595.71.05"),
     ),
     "driver::supports_torch_cuda": Twin(
@@ -437,6 +442,17 @@ def test_mig_slices_can_be_named_in_the_variable(healthy_rig: Rig) -> None:
     healthy_rig.node = H100_MIG
     healthy_rig.variables["CUDA_VISIBLE_DEVICES"] = H100_MIG.gpus[0].migs[1].uuid
     assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+@pytest.mark.parametrize("version", ["550.54.15", "1.1"])
+def test_a_libcuda_that_cuda_starts_with_is_no_fault(healthy_rig: Rig, version: str) -> None:
+    libcuda(version)(healthy_rig)
+    assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+def test_a_libcuda_without_a_driver_version_is_not_called_stale(healthy_rig: Rig) -> None:
+    libcuda("1.1", error="Error 999")(healthy_rig)
+    assert healthy_rig.validate().blockers == ["torch::sees_same_gpus"]
 
 
 def test_a_gpu_without_memory_of_its_own_answers(healthy_rig: Rig) -> None:

@@ -32,9 +32,15 @@ def said(**properties: str) -> list[Json]:
     return [{f"bionemo_{name}": value} for name, value in properties.items()]
 
 
-def ran(nodeid: str = LOADS, outcome: str = "passed", properties: Sequence[Json] = (), **stages: Any) -> Json:
+def ran(
+    nodeid: str = LOADS,
+    outcome: str = "passed",
+    properties: Sequence[Json] = (),
+    stages: Json | None = None,
+    **named: Any,
+) -> Json:
     """A test of the report; its stages passed unless told otherwise, and None takes one away."""
-    every = {**{stage: {"outcome": "passed"} for stage in STAGES}, **stages}
+    every = {**{stage: {"outcome": "passed"} for stage in STAGES}, **(stages or {}), **named}
     entry = {"nodeid": nodeid, "outcome": outcome, "user_properties": list(properties)}
     return entry | {stage: value for stage, value in every.items() if value is not None}
 
@@ -123,7 +129,7 @@ def test_a_blocker_outweighs_every_gap() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("what", [None, {"outcome": "failed"}, {"outcome": "skipped"}, {}])
 def test_a_pass_needs_every_stage_to_have_passed(stage: str, what: Json | None) -> None:
-    verdict = fold_one(ran(**{stage: what}))
+    verdict = fold_one(ran(stages={stage: what}))
     assert verdict.name is VerdictName.INCONCLUSIVE
     assert reason(verdict) == "the run ended inside it"
 
@@ -174,7 +180,7 @@ def test_a_finding_may_say_no_more_than_that_it_is_one() -> None:
 
 
 def test_properties_of_other_plugins_are_left_alone() -> None:
-    others = [{"outcome": "not_applicable"}, {"message": "of another plugin"}]
+    others = [{"outcome": "not_applicable"}, {"another_outcome": "not_applicable"}, {"message": "of another plugin"}]
     test = skipped() | {"user_properties": others}
     assert fold_one(test).name is VerdictName.INCONCLUSIVE
     assert "another plugin" not in reason(fold_one(test))
@@ -192,11 +198,12 @@ def test_a_test_without_properties_is_read_too() -> None:
         (crashed(), "ValueError: odd"),
         (crashed() | {"outcome": "error"}, "ValueError: odd"),
         (crashed(call={"outcome": "failed", "longrepr": "first\nlast line\n"}), "last line"),
+        (crashed(call={"outcome": "failed", "longrepr": "Everything\nE       no fixture 'x'\n>  there is: y"}), "no fixture 'x'"),
         (crashed(call={"outcome": "failed"}), "no reason is on record"),
         (crashed(call={"outcome": "failed", "crash": {}}), "no reason is on record"),
         (crashed(call={"outcome": "failed", "crash": {}, "longrepr": "one\ntwo"}), "one"),
         (crashed(call={"outcome": "passed", "longrepr": "fine"}), "no reason is on record"),
-        (ran(outcome="failed", **{"???": {"outcome": "failed", "longrepr": "worker 'gw0' crashed"}}), "worker 'gw0' crashed"),
+        (ran(outcome="failed", stages={"???": {"outcome": "failed", "longrepr": "it crashed"}}), "it crashed"),
         (ran(outcome="error", setup={"outcome": "failed", "longrepr": " \n"}, call=None,
              teardown={"outcome": "failed", "longrepr": "in teardown"}), "in teardown"),
     ],
@@ -214,7 +221,7 @@ def test_a_finding_hides_no_error_of_setup_or_teardown() -> None:
     assert verdict.not_run[0]["required"] is True
 
 
-@pytest.mark.parametrize("outcome", ["failed", "error"])
+@pytest.mark.parametrize("outcome", ["failed", "error", "xfailed"])
 def test_a_declaration_of_not_applicable_counts_only_in_a_skip(outcome: str) -> None:
     test = absent() | {"outcome": outcome}
     assert fold_one(test).name is VerdictName.INCONCLUSIVE
@@ -228,7 +235,7 @@ def test_a_skip_that_nobody_declared_is_a_gap_with_its_reason() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_reason_of_a_skip_is_found_in_any_stage(stage: str) -> None:
     stages: Json = dict.fromkeys(STAGES) | {stage: {"outcome": "skipped", "longrepr": "because"}}
-    assert reason(fold_one(ran(outcome="skipped", **stages))) == "it was skipped: because"
+    assert reason(fold_one(ran(outcome="skipped", stages=stages))) == "it was skipped: because"
 
 
 def test_a_skip_without_any_reason_says_so() -> None:
@@ -269,8 +276,14 @@ def test_a_check_without_a_result_is_a_gap(deselected: list[str], why: str) -> N
 
 def test_a_report_may_say_nothing_of_deselection_or_tests() -> None:
     report = document()
-    del report["bionemo"]["deselected"], report["tests"], report["bionemo"]["packages"]
+    del report["bionemo"]["deselected"], report["tests"]
     assert reason(fold(report)) == "the run ended before it"
+
+
+def test_a_report_may_say_nothing_of_packages() -> None:
+    report = document()
+    del report["bionemo"]["packages"]
+    assert fold(report).name is VerdictName.READY_FOR_INSTALL
 
 
 @pytest.mark.parametrize("missing", ["gpu0", "gpu1"])
@@ -542,6 +555,21 @@ def test_ready_for_install_recommends_how_to_install() -> None:
 
 def test_ready_recommends_nothing() -> None:
     assert fold(document(packages=[PACKAGE], install_options=["$ pip install x"])).recommendations == ()
+
+
+def test_the_verdict_is_written_under_the_names_of_the_schema() -> None:
+    checks = [declared(), declared(WARNS, severity="warning"), declared("bionemo/a::x"), declared("bionemo/b::x")]
+    verdict = fold(document(checks, [found(), found(WARNS, "warned"), absent("bionemo/a::x")]))
+    written = verdict.to_json()
+    assert set(written) == {
+        *("verdict", "summary", "action", "sections", "recommendations"),
+        *("blockers", "warnings", "not_run", "not_applicable"),
+    }
+    ids = {"blockers": LOADS, "warnings": WARNS, "not_applicable": "bionemo/a::x", "not_run": "bionemo/b::x"}
+    assert {name: [entry["check"] for entry in written[name]] for name in ids} == {name: [ids[name]] for name in ids}
+    assert (written["sections"], written["summary"]) == (verdict.sections, verdict.summary)
+    with pytest.raises(AttributeError):
+        verdict.name = VerdictName.READY  # type: ignore[misc]
 
 
 # ---- the exit status

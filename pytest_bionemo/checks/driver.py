@@ -13,6 +13,7 @@ from pytest_bionemo.model import Action, Gpu, GpuEnv, count, describe_gpus
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import libraries, visible
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.torch_build import TorchBuild
 from pytest_bionemo.rules import LibcudaProblem
 
@@ -209,10 +210,10 @@ def visible_devices_valid(gpus: tuple[Gpu, ...]) -> None:
 
 
 @check()
-def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv) -> None:
+def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine) -> None:
     """No other libcuda comes before the driver's own, or it is one that this driver and GPU accept."""
     library = libraries.libcuda()
-    problem = rules.libcuda_problem(library, driver)
+    problem = rules.libcuda_problem(library, driver, machine.torch_build)
     if library is None or problem is None:
         return
     drop = f"take {library.path.parent} out of LD_LIBRARY_PATH"

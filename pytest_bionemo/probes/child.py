@@ -93,8 +93,15 @@ def describe_death(returncode: int, stderr: bytes) -> str:
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     if returncode < 0:
         where = next((line for line in lines if line.startswith("File ")), "")
-        return f"killed by {signal.Signals(-returncode).name}" + (f" in {where}" if where else "")
+        return f"killed by {_signal_name(-returncode)}" + (f" in {where}" if where else "")
     return f"exit status {returncode}" + (f": {lines[-1]}" if lines else "")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def serve(target: str, parent: int) -> None:

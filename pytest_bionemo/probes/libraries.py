@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePath
 
-_VERSIONED = re.compile(r"\.so\.(\d+\.\d+(?:\.\d+)?)$")
+from pytest_bionemo.probes import packages
+
+# A driver version has three digits in front. libcuda.so.1.1, as in WSL 2, carries none.
+_VERSIONED = re.compile(r"\.so\.(\d{3,}\.\d+(?:\.\d+)?)$")
 _NVIDIA_LIBRARY = re.compile(r"^lib(cu|nv|nccl)\w*\.so\.\d+$")
 
 
@@ -65,9 +68,9 @@ def shadows() -> tuple[Shadow, ...]:
 
 def _wheel_libraries() -> list[tuple[str, PurePath]]:
     return [
-        (f"{distribution.metadata['Name']} {distribution.version}", Path(str(file.locate())))
+        (f"{name} {packages.field(distribution, 'Version')}", Path(str(file.locate())))
         for distribution in metadata.distributions()
-        if (distribution.metadata["Name"] or "").lower().startswith("nvidia-")
+        if (name := packages.field(distribution, "Name") or "").lower().startswith("nvidia-")
         for file in distribution.files or ()
         if _NVIDIA_LIBRARY.match(file.name)
     ]

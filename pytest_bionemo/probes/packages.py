@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from packaging.utils import canonicalize_name
 
@@ -25,9 +26,9 @@ _TOOLKIT_WHEELS = frozenset(
 class Package:
     """One installed distribution.
 
-    ``version`` is None where the metadata cannot be read. ``missing`` are files that its RECORD lists and that
-    are not there; ``duplicates`` are the versions of further installations of the same distribution that
-    this one hides.
+    ``version`` is None where the metadata cannot be read. ``missing`` are modules that its RECORD lists and that
+    are not there. ``duplicates`` are other versions of it in the same folder, which an interrupted installation
+    leaves behind; one in a later folder of ``sys.path`` is hidden by this one, which is how layers are made.
     """
 
     name: str
@@ -43,21 +44,30 @@ def find(name: str) -> Package | None:
     if not found:
         return None
     first, *others = found
+    here = [_version(other) for other in others if _folder(other) == _folder(first)]
     return Package(
         name=name,
         version=_version(first),
-        requires_python=first.metadata["Requires-Python"] if _version(first) else None,
+        requires_python=field(first, "Requires-Python"),
         missing=tuple(_missing(first)),
-        duplicates=tuple(version for other in others if (version := _version(other))),
+        duplicates=tuple(sorted({other for other in here if other and other != _version(first)})),
     )
 
 
 def version(name: str) -> str | None:
     """The installed version of this distribution, None if it is not installed or cannot be read."""
     try:
-        return metadata.version(name)
+        return _version(metadata.distribution(name))
     except metadata.PackageNotFoundError:
         return None
+
+
+def field(distribution: metadata.Distribution, name: str) -> str | None:
+    """A field of the metadata, None where it is not there: by Python version, asking for it warns or raises."""
+    with suppress(KeyError, TypeError):  # a dist-info folder without METADATA
+        if name in distribution.metadata:
+            return distribution.metadata[name]
+    return None
 
 
 def cuda_majors() -> Mapping[str, int]:
@@ -82,17 +92,24 @@ def cuda_majors() -> Mapping[str, int]:
 def _missing(distribution: metadata.Distribution) -> Iterator[str]:
     # Not Distribution.files: since Python 3.12 it leaves out what is missing.
     for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()):
-        if row and not Path(str(distribution.locate_file(row[0]))).exists():
+        if row and _is_module(row[0]) and not Path(str(distribution.locate_file(row[0]))).exists():
             yield row[0]
 
 
+def _is_module(file: str) -> bool:
+    # What images and pip install --target legitimately leave out: bytecode, tests, scripts outside the folder.
+    path = PurePosixPath(file)
+    return path.suffix in (".py", ".so") and not {"..", "test", "tests"} & set(path.parts)
+
+
+def _folder(distribution: metadata.Distribution) -> Path:
+    return Path(str(distribution.locate_file(""))).resolve()
+
+
 def _names() -> set[str]:
-    found = (distribution.metadata["Name"] for distribution in metadata.distributions())
+    found = (field(distribution, "Name") for distribution in metadata.distributions())
     return {canonicalize_name(name) for name in found if name}
 
 
 def _version(distribution: metadata.Distribution) -> str | None:
-    try:
-        return distribution.version
-    except (KeyError, TypeError):  # a dist-info folder without METADATA, by Python version
-        return None
+    return field(distribution, "Version")

@@ -80,6 +80,8 @@ def read() -> dict[str, Any]:
         import torch
     except BaseException as error:  # a library's exit() at import is an answer too
         return TorchBuild(import_error=_first_cause(error)).to_json()
+    if getattr(torch, "__file__", None) is None:  # a folder that an uninstalled torch left behind
+        return TorchBuild(import_error=_ABSENT).to_json()
     devices, device_error = _read_devices(torch)
     nccl = _or_none(lambda: torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
     return TorchBuild(

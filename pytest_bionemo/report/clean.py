@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"((^|_)(TOKEN|(API|ACCESS)?KEY|SECRET|CREDENTIALS?)|PASSWORD|PASSWD)(_|$)", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 # The forms of well-known tokens, wherever they come from.
 _SECRET_FORM = re.compile(r"\b(?:hf_|nvapi-|ghp_|github_pat_|sk-|dapi|AKIA)[A-Za-z0-9_-]{12,}")

@@ -19,6 +19,23 @@ class PlaceError(Exception):
     """The report cannot be written; the message is one line."""
 
 
+def _choose(name: str, folder: Path) -> Path:
+    if not name:
+        raise PlaceError("'' is no path for the report. Choose another --bionemo-report.")
+    path = folder / Path(name).expanduser()
+    if path.is_dir():
+        return path / f"{socket.gethostname()}.json"
+    if name.endswith(os.sep) or not path.parent.is_dir():
+        missing = path if name.endswith(os.sep) else path.parent
+        raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another --bionemo-report.")
+    return path
+
+
+def _unwritable(path: Path | str, error: Exception) -> PlaceError:
+    why = getattr(error, "strerror", None) or str(error).rstrip(".")
+    return PlaceError(f"cannot write the report to {path}: {why}. Choose another --bionemo-report.")
+
+
 class Place:
     """The file of one run's report.
 
@@ -28,13 +45,14 @@ class Place:
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        path = folder / Path(name).expanduser()
-        if path.is_dir():
-            path /= f"{socket.gethostname()}.json"
-        elif name.endswith(os.sep) or not path.parent.is_dir():
-            missing = path if name.endswith(os.sep) else path.parent
-            raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another --bionemo-report.")
-        self.path = path
+        try:
+            path = _choose(name, folder)
+        except (OSError, RuntimeError) as error:  # a name too long, a closed folder, the home of nobody
+            raise _unwritable(name, error) from None
+        self.path = path.resolve() if path.is_symlink() else path
+        if self.path.exists() and not self.path.is_file():
+            # Replacing /dev/null by a file would break the machine.
+            raise PlaceError(f"{self.path} is no regular file. Choose another --bionemo-report.")
         self._before: bytes | None = None
         self._prove_writable()
 
@@ -50,9 +68,7 @@ class Place:
             if self.path.exists():
                 self.path.open("r+b").close()
         except OSError as error:
-            raise PlaceError(
-                f"cannot write the report to {self.path}: {error.strerror}. Choose another --bionemo-report."
-            ) from None
+            raise _unwritable(self.path, error) from None
 
     def begin(self, document: dict[str, Any]) -> None:
         """Replace what is there by the report of a run that has not finished."""

@@ -70,6 +70,8 @@ class Validation:
         self._switch_json_report_on()
         # Otherwise one module that does not import would end the run before anything has run.
         self.config.option.continue_on_collection_errors = True
+        # --nf asks the file of every item for its age, and a check has none.
+        self.config.option.newfirst = False
 
     def _switch_json_report_on(self) -> None:
         option = self.config.option

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,16 +107,15 @@ PASTED: list[tuple[list[str], list[str]]] = [
     (["bionemo/driver::answers", "--deselect", "bionemo/driver::answers[gpu3]"], [*GPUS[:3], *GPUS[4:]]),
     (["--deselect", "bionemo/driver::answers[gpu3]", "bionemo/driver::answers"], [*GPUS[:3], *GPUS[4:]]),
     (["bionemo/driver::answers", "-k", "gpu5"], [GPUS[5]]),
+    (["--bionemo-validate", "bionemo/driver::loads"], ["bionemo/driver::loads"]),
+    (["bionemo/driver::loads", "--bionemo-validate"], ["bionemo/driver::loads"]),
 ]
 
 
 @pytest.mark.parametrize(("args", "expected"), PASTED, ids=str)
-@pytest.mark.parametrize("validate", [[], ["--bionemo-validate"]], ids=["bare", "validating"])
-def test_pasted_id_runs_that_check_alone(
-    healthy_rig: Rig, validate: list[str], args: list[str], expected: list[str]
-) -> None:
+def test_pasted_id_runs_that_check_alone(healthy_rig: Rig, args: list[str], expected: list[str]) -> None:
     healthy_rig.write("test_theirs.py", TWO_TESTS)
-    run = healthy_rig.pytest(*validate, *args)
+    run = healthy_rig.pytest(*args)
     assert ran(run) == expected
     assert (run.verdict, run.returncode) == ("INCONCLUSIVE", 1)
     assert len(run.bionemo["checks"]) > 40
@@ -137,13 +135,11 @@ def test_every_listed_id_can_be_pasted(healthy_rig: Rig) -> None:
     assert run.verdict == "READY_FOR_INSTALL"
 
 
-@pytest.mark.parametrize(
-    "args", [["bionemo/driver::answers"], ["bionemo/driver::answers", "test_theirs.py"]], ids=str
-)
-def test_pasted_id_holds_in_two_workers(healthy_rig: Rig, args: Sequence[str]) -> None:
+@pytest.mark.parametrize("beside", [[], ["test_theirs.py"]], ids=["alone", "beside a path"])
+def test_pasted_id_holds_in_two_workers(healthy_rig: Rig, beside: list[str]) -> None:
     healthy_rig.write("test_theirs.py", TWO_TESTS)
-    run = healthy_rig.pytest("-n", "2", *args)
-    theirs = ["test_theirs.py::test_one", "test_theirs.py::test_two"] if len(args) > 1 else []
+    run = healthy_rig.pytest("-n", "2", "bionemo/driver::answers", *beside)
+    theirs = ["test_theirs.py::test_one", "test_theirs.py::test_two"] if beside else []
     assert sorted(ran(run)) == [*GPUS, *theirs]
 
 
@@ -217,11 +213,13 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize(("token", "said"), UNKNOWN.values(), ids=UNKNOWN)
-@pytest.mark.parametrize("beside", [[], ["bionemo/driver::loads"], ["test_theirs.py"]], ids=["alone", "id", "path"])
+@pytest.mark.parametrize("beside", [[], ["test_theirs.py"]], ids=["alone", "beside a path"])
 def test_unknown_id_is_one_line_and_writes_nothing(
     healthy_rig: Rig, token: str, said: list[str], beside: list[str]
 ) -> None:
     healthy_rig.write("test_theirs.py", TWO_TESTS)
+    if beside:
+        healthy_rig.write(REPORT, FORMER)
     before = written(healthy_rig.project)
     run = healthy_rig.pytest("-p", "no:cacheprovider", *beside, token)
     line = usage_error(run)
@@ -229,13 +227,6 @@ def test_unknown_id_is_one_line_and_writes_nothing(
     assert [part for part in said if part not in line] == []
     assert "no tests ran" in run.stdout
     assert written(healthy_rig.project) == before
-
-
-@pytest.mark.parametrize("token", [token for token, _ in UNKNOWN.values()])
-def test_unknown_id_leaves_a_former_report_alone(healthy_rig: Rig, token: str) -> None:
-    report = healthy_rig.write(REPORT, FORMER)
-    usage_error(healthy_rig.pytest(token))
-    assert report.read_text() == FORMER
 
 
 @pytest.mark.parametrize("token", ["bionemo/drivr", "bionemo/driver::load"])

@@ -639,6 +639,7 @@ SLICED = (
         (MIG, (), f"no device has the UUID {MIG}"),
         (f"0,{A}", (), "it mixes indices, GPU UUIDs and MIG UUIDs"),
         (f"{A},{MIG}", (), "it mixes indices, GPU UUIDs and MIG UUIDs"),
+        (f"0,{MIG}", (), "it mixes indices, GPU UUIDs and MIG UUIDs"),
         ("all", (), "'all' is neither an index nor a UUID (GPU-..., MIG-...)"),
         ("0,all", (A,), "'all' is neither an index nor a UUID (GPU-..., MIG-...)"),
         ("--1", (), "'--1' is neither an index nor a UUID (GPU-..., MIG-...)"),
@@ -683,6 +684,7 @@ def test_gpus_without_a_uuid_are_still_counted() -> None:
     silent = (Gpu(0), Gpu(1, B))
     assert visible.read(silent, {}).uuids == ("", B)
     assert visible.read(silent, {"CUDA_VISIBLE_DEVICES": "0,1"}).uuids == ("0", B)
+    assert visible.read(silent, {"CUDA_VISIBLE_DEVICES": "GPU-b"}).uuids == (B,)
     assert visible.read((), {"CUDA_VISIBLE_DEVICES": "0"}).problem == "there is no GPU 0 (none at all)"
 
 

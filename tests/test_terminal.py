@@ -164,6 +164,7 @@ def test_gaps_of_one_reason_stand_together() -> None:
     assert f"not run  {', '.join(few)}: it was deselected" in text
     assert "not run  4 checks (many 4): the run ended before it" in text
     assert "         bionemo/many::c3" in lines_of(run, 200, 1)
+    assert "         bionemo/few::c0" not in lines_of(run, 200, 1)
     assert "not run  the run has not finished" in lines_of(run_of(not_run=[gap(None, "the run has not finished")]))
 
 
@@ -202,6 +203,19 @@ def test_labels_carry_the_colour_and_the_text_is_plain() -> None:
     assert styles == {"BLOCKED": "blocked", "WARNING": "unknown", "waiting": "unknown", "report": "plain"}
     assert {by_label[label].parts[1][1] for label in styles} == {"plain"}
     assert Line(()).style == "plain"
+
+
+@pytest.mark.parametrize("verbosity", [-1, 0, 1])
+def test_every_style_can_be_shown(verbosity: int) -> None:
+    parts = [part for line in terminal.summary(FULL, "r.json", 80, verbosity) for part in line.parts]
+    assert {style for _, style in parts} <= set(MARKUP)
+    assert ("BLOCKED  ", "blocked") in parts
+    assert ("WARNING  ", "unknown") in parts
+
+
+def test_a_message_of_several_paragraphs_keeps_them() -> None:
+    lines = lines_of(run_of(blockers=[finding(message="one\n\ntwo")]))
+    assert lines[4:7] == ["  seen   one", "", "         two"]
 
 
 # ---- whole runs

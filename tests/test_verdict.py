@@ -198,7 +198,7 @@ def test_a_test_without_properties_is_read_too() -> None:
         (crashed(), "ValueError: odd"),
         (crashed() | {"outcome": "error"}, "ValueError: odd"),
         (crashed(call={"outcome": "failed", "longrepr": "first\nlast line\n"}), "last line"),
-        (crashed(call={"outcome": "failed", "longrepr": "Everything\nE       no fixture 'x'\n>  there is: y"}), "no fixture 'x'"),
+        (crashed(call={"outcome": "failed", "longrepr": "Each\nE     no fixture x\n> there is y"}), "no fixture x"),
         (crashed(call={"outcome": "failed"}), "no reason is on record"),
         (crashed(call={"outcome": "failed", "crash": {}}), "no reason is on record"),
         (crashed(call={"outcome": "failed", "crash": {}, "longrepr": "one\ntwo"}), "one"),

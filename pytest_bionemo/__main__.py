@@ -7,9 +7,7 @@ ini file, no module of that folder. ``checks`` lists every shipped check.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -33,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     if command == "validate":
         return validate(rest)
     if command == "checks" and not rest:
+        import shutil
+
         print("\n".join(list_checks(shutil.get_terminal_size().columns)))
         return 0
     if command in ("-h", "--help"):
@@ -55,6 +55,9 @@ def validate(pytest_options: Sequence[str]) -> NoReturn:
 
 def list_checks(width: int) -> Iterator[str]:
     """The lines of the list, wrapped at ``width`` columns."""
+    # Imported late, like shutil: until validate has its own interpreter, the current folder is on sys.path.
+    import textwrap
+
     from pytest_bionemo.checking import spec_of
     from pytest_bionemo.checks import shipped
     from pytest_bionemo.suite import NAME, import_checks, topic_of

@@ -110,6 +110,7 @@ def fail(
     :param links: where this is documented.
     """
     __tracebackhide__ = True
+    _expect_text("message", message)
     lines = (fix,) if isinstance(fix, str) else tuple(fix)
     raise CheckFailed(Finding(message, why, lines, Action(action), tuple(links)))
 
@@ -117,15 +118,22 @@ def fail(
 def not_applicable(reason: str) -> NoReturn:
     """End the check: it has no meaning here, which is neither a pass nor a gap."""
     __tracebackhide__ = True
+    _expect_text("reason", reason)
     raise NotApplicable(reason)
 
 
 def wait_for(waits_for: str | None, reason: str) -> NoReturn:
     """Say, from a fixture, that the check cannot run before the check ``waits_for`` (``topic::name``) passes."""
     __tracebackhide__ = True
+    _expect_text("reason", reason)
     raise NotRun(reason, waits_for)
 
 
 def _expect(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{value!r} is not a {what}. Choose from: {', '.join(known)}.")
+
+
+def _expect_text(what: str, value: str) -> None:
+    if not value:
+        raise ValueError(f"the {what} is empty: say what was seen")

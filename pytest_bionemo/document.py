@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pytest_bionemo.facts import family
-from pytest_bionemo.probes import packages, toolkit
+from pytest_bionemo.probes import packages
 
 if TYPE_CHECKING:
     from pytest_bionemo.options import Options
@@ -63,7 +63,7 @@ def unfinished(options: Options, started: datetime) -> dict[str, Any]:
 
 def with_verdict(report: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     """The document with its verdict, which comes first: people read it from the top."""
-    run = {"schema_version": SCHEMA_VERSION, **verdict.to_json(), **report["bionemo"]}
+    run = {"schema_version": SCHEMA_VERSION, **verdict.to_json(), **report["bionemo"], **verdict.to_json()}
     return {"bionemo": run} | dict(report) | {"bionemo": run}
 
 
@@ -89,7 +89,6 @@ def describe(machine: Machine, started: datetime) -> dict[str, Any]:
 def environment(machine: Machine) -> dict[str, Any]:
     """Driver, CUDA, torch, host and the variables that steer them."""
     env, torch, host = machine.gpu_env, machine.torch_build, machine.host
-    found = toolkit.find()
     return {
         "hostname": host.hostname,
         "system": host.system,
@@ -109,7 +108,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "cudnn": torch.cudnn,
         "nccl": torch.nccl,
         "arch_list": list(torch.arch_list),
-        "cuda_toolkit": found.cuda if found else None,
+        "cuda_toolkit": machine.toolkit.cuda if machine.toolkit else None,
         "lightning": packages.version("pytorch-lightning") or packages.version("lightning"),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }

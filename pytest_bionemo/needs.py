@@ -17,9 +17,10 @@ from pytest_bionemo.checking import wait_for
 from pytest_bionemo.fixtures import machine_of
 from pytest_bionemo.model import Gpu, GpuEnv
 from pytest_bionemo.options import Options
-from pytest_bionemo.probes import libraries, toolkit
+from pytest_bionemo.probes import libraries
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.machine import Machine
+from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 
 OPTIONS = pytest.StashKey[Options]()
@@ -178,9 +179,9 @@ def usable_torch(
 
 
 @pytest.fixture(scope="session")
-def cuda_toolkit() -> toolkit.Toolkit | None:
+def cuda_toolkit(machine: Machine) -> Toolkit | None:
     """The CUDA toolkit, None where there is none."""
-    return toolkit.find()
+    return machine.toolkit
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,8 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
     blockers = [_describe(result) for result in results if result.finding and result.is_required]
     warnings = [_describe(result) for result in results if result.finding and not result.is_required]
     gaps = [*_gaps_of_the_run(report, run), *_missing_checks(run), *_not_run(results)]
+    if results and not any(gap["required"] for gap in gaps) and not blockers and not _has_proof(results):
+        gaps.append(_gap(None, "no required check passed, which proves nothing"))
     name = _name(run, blockers, gaps)
     return Verdict(
         name=name,
@@ -110,6 +112,10 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
         ),
         recommendations=tuple(_recommend(name, run, blockers, gaps)),
     )
+
+
+def _has_proof(results: Iterable[Result]) -> bool:
+    return any(result.outcome is Outcome.PASSED and result.is_required for result in results)
 
 
 def exit_status(verdict: Verdict, require: str, pytest_status: int) -> int:
@@ -140,7 +146,7 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselec
         return Result(check, Outcome.NOT_RUN, reason)
     said = _properties(test)
     outcome = test.get("outcome")
-    if outcome in ("failed", "warned") and said.get("outcome") == Outcome.FAILED.value:
+    if said.get("outcome") == Outcome.FAILED.value and _shows_finding(check, outcome):
         return Result(check, Outcome.FAILED, finding=said)
     if outcome in ("failed", "error"):
         return Result(check, Outcome.ERROR, f"the check itself failed: {_crash(test)}")
@@ -153,6 +159,11 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselec
     if [test.get(stage, {}).get("outcome") for stage in _STAGES] != ["passed"] * len(_STAGES):
         return Result(check, Outcome.NOT_RUN, "the run ended inside it")
     return Result(check, Outcome.PASSED)
+
+
+def _shows_finding(check: Mapping[str, Any], outcome: object) -> bool:
+    # A blocker stays one if the check's teardown breaks too; a warning must not hide that.
+    return outcome in ("failed", "warned") or (outcome == "error" and check["severity"] != "warning")
 
 
 def _properties(test: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from conftest import REPORT, Rig, Run, ids_of
+from pytest_bionemo import checks
+from pytest_bionemo.suite import topic_of
 
+TOPICS = [topic_of(module) for module in checks.shipped()]
 FORMER = '{"former": "report"}\n'
 SHAPE = re.compile(r"bionemo/\w+::\w+(\[[\w.-]+\])?")
 TWO_TESTS = "def test_one():\n    pass\n\n\ndef test_two():\n    pass\n"
@@ -121,7 +124,7 @@ def test_pasted_id_runs_that_check_alone(healthy_rig: Rig, args: list[str], expe
     assert len(run.bionemo["checks"]) > 40
 
 
-@pytest.mark.parametrize("topic", ["host", "driver", "torch", "packages"])
+@pytest.mark.parametrize("topic", TOPICS)
 def test_pasted_topic_runs_all_of_its_checks(healthy_rig: Rig, topic: str) -> None:
     run = healthy_rig.pytest(f"bionemo/{topic}")
     assert ran(run) == [nodeid for nodeid in all_ids(healthy_rig) if nodeid.startswith(f"bionemo/{topic}::")]
@@ -203,12 +206,12 @@ def test_existing_path_counts_from_where_pytest_is_started(healthy_rig: Rig) -> 
 # ------------------------------------------------------------------------------------- ids that do not exist
 
 UNKNOWN = {
-    "topic": ("bionemo/drivr", ["Did you mean driver?", "host, driver, torch, packages"]),
-    "topic of a check": ("bionemo/drivr::loads", ["Did you mean driver?", "host, driver, torch, packages"]),
+    "topic": ("bionemo/drivr", ["Did you mean driver?", ", ".join(TOPICS)]),
+    "topic of a check": ("bionemo/drivr::loads", ["Did you mean driver?", ", ".join(TOPICS)]),
     "check": ("bionemo/driver::load", ["Did you mean loads?", "devices_present, answers, expected_count"]),
     "parameter": ("bionemo/driver::answers[gpu8]", [f"Did you mean {GPUS[7]}?", ", ".join(GPUS)]),
     "parameter of a check without": ("bionemo/driver::loads[gpu0]", ["bionemo/driver::loads"]),
-    "nothing near": ("bionemo/zzz", ["host, driver, torch, packages"]),
+    "nothing near": ("bionemo/zzz", [", ".join(TOPICS)]),
 }
 
 

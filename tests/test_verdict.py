@@ -80,8 +80,9 @@ def document(
 
 
 def fold_one(test: Json | None, **changes: Any) -> Verdict:
-    """The verdict of a run with one check that ended so."""
-    return fold(document([declared(**changes)], [test] if test else []))
+    """The verdict of a run with one check that ended so, beside one that passed."""
+    other = "bionemo/host::runs_linux"
+    return fold(document([declared(**changes), declared(other)], [*([test] if test else []), ran(other)]))
 
 
 def reason(verdict: Verdict) -> str:
@@ -103,7 +104,7 @@ ABSENT_PACKAGE = {**PACKAGE, "name": "bionemo-llm", "version": None}
         ([ran()], [ABSENT_PACKAGE, PACKAGE], VerdictName.READY),
         ([ran()], [ABSENT_PACKAGE], VerdictName.READY_FOR_INSTALL),
         ([ran()], [], VerdictName.READY_FOR_INSTALL),
-        ([absent()], [PACKAGE], VerdictName.READY),
+        ([absent()], [PACKAGE], VerdictName.INCONCLUSIVE),
         ([found()], [PACKAGE], VerdictName.BLOCKED),
         ([skipped()], [PACKAGE], VerdictName.INCONCLUSIVE),
         ([], [PACKAGE], VerdictName.INCONCLUSIVE),
@@ -212,13 +213,24 @@ def test_a_crash_is_a_gap_that_says_how_it_ended(test: Json, text: str) -> None:
     verdict = fold_one(test)
     assert verdict.name is VerdictName.INCONCLUSIVE
     assert reason(verdict) == f"the check itself failed: {text}"
-    assert verdict.sections == {"driver": "ERROR"}
+    assert verdict.sections["driver"] == "ERROR"
 
 
-def test_a_finding_hides_no_error_of_setup_or_teardown() -> None:
+def test_a_blocker_stays_one_if_its_teardown_breaks_too() -> None:
     verdict = fold_one(found(outcome="error"))
-    assert not verdict.is_ready
+    assert [entry["message"] for entry in verdict.blockers] == ["no driver"]
+
+
+def test_a_warning_hides_no_error_of_its_teardown() -> None:
+    verdict = fold_one(found(outcome="error"), severity="warning")
+    assert verdict.name is VerdictName.INCONCLUSIVE
     assert verdict.not_run[0]["required"] is True
+
+
+def test_a_run_in_which_nothing_applies_proves_nothing() -> None:
+    verdict = fold(document(tests=[absent()]))
+    assert verdict.name is VerdictName.INCONCLUSIVE
+    assert reason(verdict) == "no required check passed, which proves nothing"
 
 
 @pytest.mark.parametrize("outcome", ["failed", "error", "xfailed"])
@@ -512,7 +524,7 @@ def test_sections_stand_in_the_order_of_the_topics() -> None:
         (document(level="full"), "READY_FOR_INSTALL at level full: no GPU kernel was run"),
         (document([declared(level="standard")], level="standard"), "READY_FOR_INSTALL at level standard"),
         (
-            document([declared(level="standard")], [absent()], level="standard"),
+            document([declared(), declared(WARNS, level="standard")], [ran(), absent(WARNS)], level="standard"),
             "READY_FOR_INSTALL at level standard: no GPU kernel was run",
         ),
         (document(packages=[PACKAGE]), "READY at level quick: no GPU kernel was run"),
@@ -697,7 +709,8 @@ def generated() -> Iterator[tuple[Json, bool]]:
         topics = [topic("driver", "loads"), topic("torch", "imports", error=error)]
         proves = {"passed", "not applicable"}
         crashes = {"crash", "not applicable, but failed"}
-        is_proved = one in proves and (two in proves or (severity == "warning" and two not in crashes))
+        is_gapless = one in proves and (two in proves or (severity == "warning" and two not in crashes))
+        is_proved = is_gapless and (one == "passed" or (two == "passed" and severity == "blocker"))
         is_whole = exitcode in (0, 1) and device == "cuda" and error is None
         yield document(checks, tests, exitcode, device=device, topics=topics), is_proved and is_whole
 

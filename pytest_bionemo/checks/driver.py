@@ -121,8 +121,8 @@ def _fail_for_permission(host: Host) -> None:
         why="the device files are closed to this user, or a cgroup denies them to this job",
         fix=[
             "ask the scheduler for a GPU (Slurm: --gres=gpu:1 or --gpus=1)",
-            "or let this user read and write the device files: "
-            "$ sudo usermod -aG video,render USER, then log in again",
+            "or add this user to the group of the device files, and log in again:",
+            "$ sudo usermod -aG video,render USER",
         ],
     )
 

@@ -6,9 +6,10 @@ import json
 from functools import cached_property
 
 from pytest_bionemo.model import GpuEnv
-from pytest_bionemo.probes import host, nvml, torch_build
+from pytest_bionemo.probes import host, nvml, toolkit, torch_build
 from pytest_bionemo.probes.child import Child
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 
 
@@ -47,6 +48,11 @@ class Machine:
     def host(self) -> Host:
         """The machine around Python."""
         return host.read()
+
+    @cached_property
+    def toolkit(self) -> Toolkit | None:
+        """The CUDA toolkit, None where there is none."""
+        return toolkit.find()
 
     def to_json(self) -> str:
         """What the children said, for the workers of pytest-xdist: all of them must collect the same checks."""

@@ -75,6 +75,8 @@ class Validation:
 
     def _switch_json_report_on(self) -> None:
         option = self.config.option
+        if not self.config.pluginmanager.hasplugin("terminal"):
+            raise pytest.UsageError("--bionemo-validate needs pytest's terminal plugin: drop -p no:terminal.")
         if not hasattr(option, "json_report"):
             raise pytest.UsageError(
                 "--bionemo-validate needs the plugin pytest-json-report, which is not loaded: "
@@ -98,19 +100,23 @@ class Validation:
 
     # ------------------------------------------------------------------------------------------ collecting
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Before anything can go wrong, write the report of a run that has not finished."""
+        option = self.config.option
+        if self.place and not (option.collectonly or option.showfixtures or option.show_fixtures_per_test):
+            self._begin(self.place)
+
     @pytest.hookimpl(wrapper=True)
-    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Before any check module is imported, write the first report; then refuse ids that do not exist."""
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Refuse ids that do not exist."""
         if not self.is_worker:
-            if not self.config.option.collectonly:
-                self._begin()
             suite.reject_unknown(self.tokens, suite.modules(self.config))
         return (yield)
 
-    def _begin(self) -> None:
-        assert self.place
+    def _begin(self, place: Place) -> None:
         unfinished = document.unfinished(self.options, self.started)
-        self.place.begin(clean(document.with_verdict(unfinished, fold(unfinished))))
+        place.begin(clean(document.with_verdict(unfinished, fold(unfinished))))
         self.has_begun = True
 
     @pytest.hookimpl(wrapper=True)

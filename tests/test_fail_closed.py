@@ -789,3 +789,17 @@ def test_collection_alone_writes_no_report(healthy_rig: Rig) -> None:
     run = healthy_rig.validate("--collect-only", "-q")
     assert "bionemo/driver::loads" in run.stdout
     assert sorted(path.name for path in healthy_rig.project.iterdir() if "bionemo" in path.name) == []
+
+
+def test_a_stale_report_does_not_survive_a_plugin_that_breaks_the_start(healthy_rig: Rig) -> None:
+    healthy_rig.validate()
+    healthy_rig.write("conftest.py", "def pytest_sessionstart():\n    raise RuntimeError('broken')\n")
+    run = healthy_rig.validate()
+    assert run.returncode == 3
+    assert run.verdict == "INCONCLUSIVE"
+
+
+def test_without_a_terminal_the_run_is_refused(healthy_rig: Rig) -> None:
+    run = healthy_rig.validate("-p", "no:terminal")
+    assert run.returncode == 4
+    assert "drop -p no:terminal" in run.stderr

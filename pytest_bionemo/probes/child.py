@@ -106,7 +106,7 @@ def _signal_name(number: int) -> str:
 
 def serve(target: str, parent: int) -> None:
     """Run in the child: call the probe function, write its answer, and leave at once."""
-    _die_with(parent)
+    die_with(parent)
     channel = os.dup(1)
     os.dup2(2, 1)
     module, _, function = target.partition(":")
@@ -117,7 +117,8 @@ def serve(target: str, parent: int) -> None:
     os._exit(0)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         import ctypes
 

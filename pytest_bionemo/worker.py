@@ -1,0 +1,262 @@
+"""The processes in which workloads run: one child for each device, alive for the run, killed at a deadline.
+
+The pytest process imports no torch and opens no CUDA context. A workload that is asked for starts on all
+devices at once; each check then collects the answer of its own device. A child that hangs, dies or breaks
+its CUDA context is killed, the check says which device and which workload, and the next workload gets a
+fresh child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib import import_module
+from typing import IO, Any
+
+from pytest_bionemo.probes.child import describe_death, die_with
+
+Numbers = Mapping[str, Any]
+
+_START = (
+    "import sys; parent, *sys.path[:] = sys.argv[1:]; from pytest_bionemo.worker import serve; serve(int(parent))"
+)
+_GRACE_S = 2.0
+_LAST_WORDS = 4000
+
+
+class Trouble(str, Enum):
+    """How a workload can end without an answer."""
+
+    HANG = "hang"
+    DEATH = "death"
+    OUT_OF_MEMORY = "out of memory"
+    CUDA_ERROR = "CUDA error"
+    ERROR = "error"
+
+
+class WorkloadFailed(Exception):
+    """A workload that gave no answer: which, on which device, and how it ended."""
+
+    def __init__(self, workload: str, device: str, trouble: Trouble, text: str) -> None:
+        super().__init__(f"{workload} on {device}: {text}")
+        self.workload = workload
+        self.device = device
+        self.trouble = trouble
+        self.text = text
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a worker runs: ``label`` as it is shown, and the variables that give it this device alone."""
+
+    label: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_gpu(cls, uuid: str) -> Device:
+        """One GPU or MIG slice, by its UUID: indices mean different GPUs to CUDA and to NVML."""
+        return cls(uuid, {"CUDA_VISIBLE_DEVICES": uuid})
+
+    @classmethod
+    def cpu(cls) -> Device:
+        """The processor, for a rehearsal: no GPU is visible."""
+        return cls("cpu", {"CUDA_VISIBLE_DEVICES": ""})
+
+
+class Workers:
+    """The workers of one run, one for each device; a child starts when a workload is first asked for.
+
+    ``timeout`` is the deadline of one workload in seconds, the start of its child included.
+    """
+
+    def __init__(self, devices: Sequence[Device], timeout: float) -> None:
+        self._workers = {device.label: _Worker(device, timeout) for device in devices}
+        self._answers: dict[str, dict[str, Numbers | WorkloadFailed]] = {}
+
+    def run(self, device: str, workload: str, /, **parameters: Any) -> Numbers:
+        """The numbers of a workload on one device.
+
+        The first request starts it on every device. Asked again with the same parameters, it is not run again.
+
+        :param device: the label of the device.
+        :param workload: ``"package.module:function"``; the function takes the parameters and returns numbers.
+        :raises WorkloadFailed: if it gave no answer on this device.
+        """
+        request = json.dumps({"workload": workload, "parameters": parameters}, sort_keys=True)
+        if request not in self._answers:
+            self._start(request, workload)
+        if device not in self._answers[request]:
+            self._answers[request][device] = self._workers[device].collect()
+        answer = self._answers[request][device]
+        if isinstance(answer, WorkloadFailed):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End every child."""
+        for worker in self._workers.values():
+            worker.close()
+
+    def _start(self, request: str, workload: str) -> None:
+        self._collect_what_is_running()
+        self._answers[request] = {}
+        for worker in self._workers.values():
+            worker.submit(request, workload)
+
+    def _collect_what_is_running(self) -> None:
+        for answers in self._answers.values():
+            for label, worker in self._workers.items():
+                if label not in answers:
+                    answers[label] = worker.collect()
+
+
+class _Worker:
+    """One device's child."""
+
+    def __init__(self, device: Device, timeout: float) -> None:
+        self._device = device
+        self._timeout = timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: int = -1
+        self._last_words: IO[bytes] | None = None
+        self._workload = ""
+        self._deadline = 0.0
+
+    def submit(self, request: str, workload: str) -> None:
+        self._workload = workload
+        self._deadline = time.monotonic() + self._timeout
+        process = self._process or self._start()
+        assert process.stdin
+        # A child that is gone is found when its answer is collected.
+        with suppress(BrokenPipeError):
+            process.stdin.write(request.encode() + b"\n")
+            process.stdin.flush()
+
+    def collect(self) -> Numbers | WorkloadFailed:
+        line, trouble = self._read_line()
+        answer = self._understand(line) if trouble is None else trouble
+        if isinstance(answer, WorkloadFailed):
+            self.close()
+        return answer
+
+    def close(self) -> None:
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        # A process stuck inside a dead driver cannot be reaped: give up on it rather than hang with it.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
+        for file in (self._process.stdin, self._last_words):
+            assert file
+            with suppress(BrokenPipeError):
+                file.close()
+        os.close(self._answers)
+        self._process = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._answers, channel = os.pipe()
+        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), *map(str, sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=channel,
+                stderr=self._last_words,
+                env={**os.environ, **self._device.variables},
+                start_new_session=True,
+            )
+        finally:
+            os.close(channel)
+        return self._process
+
+    def _read_line(self) -> tuple[bytes, WorkloadFailed | None]:
+        received = b""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        while not received.endswith(b"\n"):
+            # An answer that is there counts, however late it is collected.
+            left = max(0.0, self._deadline - time.monotonic())
+            if not poll.poll(left * 1000):
+                return b"", self._failure(Trouble.HANG, f"no answer within {self._timeout:g} s")
+            chunk = os.read(self._answers, 1 << 16)
+            if not chunk:
+                return b"", self._failure(Trouble.DEATH, self._describe_end())
+            received += chunk
+        return received, None
+
+    def _understand(self, line: bytes) -> Numbers | WorkloadFailed:
+        answer = json.loads(line)
+        if "numbers" in answer:
+            numbers: Numbers = answer["numbers"]
+            return numbers
+        return self._failure(Trouble(answer["trouble"]), answer["text"])
+
+    def _failure(self, trouble: Trouble, text: str) -> WorkloadFailed:
+        return WorkloadFailed(self._workload, self._device.label, trouble, text)
+
+    def _describe_end(self) -> str:
+        assert self._process
+        assert self._last_words
+        try:
+            status = self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            return "its answers ended, but the process goes on"
+        size = self._last_words.seek(0, os.SEEK_END)
+        self._last_words.seek(max(0, size - _LAST_WORDS))
+        return describe_death(status, self._last_words.read())
+
+
+# ------------------------------------------------------------------------------------------- in the child
+
+
+def serve(parent: int) -> None:
+    """Run in the child: answer one request a line until there are no more."""
+    die_with(parent)
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    for request in sys.stdin:
+        channel.write(json.dumps(_answer(**json.loads(request))) + "\n")
+        channel.flush()
+    os._exit(0)
+
+
+def _answer(workload: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        numbers = _find(workload)(**parameters)
+        if not isinstance(numbers, Mapping) or not numbers:
+            return _trouble(Trouble.ERROR, f"it returned {numbers!r}, not numbers by name")
+        json.dumps(numbers)
+    except BaseException as error:  # also the exit() of a library
+        return _trouble(_classify(error), f"{type(error).__name__}: {error}")
+    return {"numbers": numbers}
+
+
+def _trouble(trouble: Trouble, text: str) -> dict[str, Any]:
+    return {"trouble": trouble.value, "text": text}
+
+
+def _find(workload: str) -> Callable[..., object]:
+    module, _, name = workload.partition(":")
+    function: Callable[..., object] = getattr(import_module(module), name)
+    return function
+
+
+def _classify(error: BaseException) -> Trouble:
+    # By name: torch is not imported here, and its classes have moved from release to release.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"OutOfMemoryError", "MemoryError"}:
+        return Trouble.OUT_OF_MEMORY
+    if "AcceleratorError" in names or "CUDA error" in str(error):
+        return Trouble.CUDA_ERROR
+    return Trouble.ERROR

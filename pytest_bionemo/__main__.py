@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     if command in ("-h", "--help"):
         print(_USAGE)
         return 0
-    wrong = " ".join(arguments) if command == "checks" else command
-    print(f"error: {wrong!r} is not a command. Choose from: validate, checks.\n{_USAGE}", file=sys.stderr)
+    wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
+    print(f"error: {wrong}. Choose from: validate, checks.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 
 

@@ -11,7 +11,9 @@ from pytest_bionemo.terms import DEVICES, LEVELS, Device, Level
 
 DEFAULT_REPORT = "bionemo_validation_report.json"
 DEFAULT_TIMEOUT_S = 120.0
+_LONGEST_TIMEOUT_S = 24 * 60 * 60
 REQUIREMENTS = ("install", "ready")
+_NOUNS = {"level": "level", "device": "device", "require": "verdict to require"}
 
 # name without the prefix: (default, metavar, help)
 _VALUED: dict[str, tuple[str, str, str]] = {
@@ -104,7 +106,7 @@ def _text(config: pytest.Config, name: str) -> tuple[str, str]:
 def _one_of(config: pytest.Config, name: str, choices: tuple[Any, ...]) -> Any:
     value, origin = _text(config, name)
     if value not in choices:
-        raise pytest.UsageError(f"{origin}: {value!r} is not a {name}. Choose from: {', '.join(choices)}.")
+        raise pytest.UsageError(f"{origin}: {value!r} is not a {_NOUNS[name]}. Choose from: {', '.join(choices)}.")
     return value
 
 
@@ -114,8 +116,10 @@ def _seconds(config: pytest.Config, name: str) -> float:
         seconds = float(value)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise pytest.UsageError(f"{origin}: {value!r} is not a number of seconds above 0, such as 60.")
+    if not 0 < seconds <= _LONGEST_TIMEOUT_S:
+        raise pytest.UsageError(
+            f"{origin}: {value!r} is not a number of seconds above 0 and up to {_LONGEST_TIMEOUT_S}, such as 60."
+        )
     return seconds
 
 

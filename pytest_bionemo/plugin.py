@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,14 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("-p no:bionemo_validation contradicts --bionemo-validate: drop one of the two.")
         validation = Validation(config, settings, config.stash.get(TOKENS, []))
         config.pluginmanager.register(validation, "bionemo_validation")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Let no run that broke off before its session exit 0."""
+    result = yield
+    validation = config.pluginmanager.get_plugin("bionemo_validation")
+    return validation.exit_status(int(result)) if validation and isinstance(result, int) else result
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -8,6 +8,7 @@ whose known defects are guarded here (the numbers are those of its issues or of 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator, Sequence
 from importlib import metadata
 from typing import Any
@@ -28,7 +29,6 @@ from pytest_bionemo.report.place import Place, PlaceError
 from pytest_bionemo.verdict import Verdict, exit_status, fold
 
 _WORKER_KEY = "bionemo"
-_OUTCOME = "bionemo_outcome"
 
 
 class Validation:
@@ -51,6 +51,9 @@ class Validation:
         self.has_run = False
         self.write_error = ""
         self._prepare()
+        if self.place and not runs_no_test(config):
+            self._begin(self.place)
+        # From here on things can hang or break: the first report is written.
         self.machine = self._make_machine()
         config.stash[MACHINE] = self.machine
         config.stash[OPTIONS] = options
@@ -61,6 +64,8 @@ class Validation:
         return hasattr(self.config, "workerinput")
 
     def _prepare(self) -> None:
+        if sys.flags.optimize:
+            raise pytest.UsageError("--bionemo-validate needs assertions: unset PYTHONOPTIMIZE, drop python -O.")
         try:
             load_all()
             if not self.is_worker:
@@ -100,13 +105,6 @@ class Validation:
 
     # ------------------------------------------------------------------------------------------ collecting
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self) -> None:
-        """Before anything can go wrong, write the report of a run that has not finished."""
-        option = self.config.option
-        if self.place and not (option.collectonly or option.showfixtures or option.show_fixtures_per_test):
-            self._begin(self.place)
-
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
         """Refuse ids that do not exist."""
@@ -116,7 +114,10 @@ class Validation:
 
     def _begin(self, place: Place) -> None:
         unfinished = document.unfinished(self.options, self.started)
-        place.begin(clean(document.with_verdict(unfinished, fold(unfinished))))
+        try:
+            place.begin(clean(document.with_verdict(unfinished, fold(unfinished))))
+        except PlaceError as error:
+            raise pytest.UsageError(str(error)) from None
         self.has_begun = True
 
     @pytest.hookimpl(wrapper=True)
@@ -188,7 +189,7 @@ class Validation:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Record how a check ended, in properties that reach JSON, JUnit XML and pytest-xdist alike."""
         report = yield
-        if isinstance(item, suite.CheckItem) and call.excinfo is not None:
+        if isinstance(item, suite.CheckItem) and call.excinfo is not None and call.when != "teardown":
             for name, value in _describe(call.excinfo.value):
                 item.user_properties.append((name, value))
                 report.user_properties.append((name, value))
@@ -266,12 +267,13 @@ class Validation:
         except pytest.exit.Exception as error:
             # Another plugin ends the session here, with a status of its own.
             if error.returncode is not None:
-                error.returncode = self._exit_status(error.returncode)
+                error.returncode = self.exit_status(error.returncode)
             raise
         finally:
-            session.exitstatus = self._exit_status(int(session.exitstatus))
+            session.exitstatus = self.exit_status(int(session.exitstatus))
 
-    def _exit_status(self, status: int) -> int:
+    def exit_status(self, status: int) -> int:
+        """The exit status of the run, from pytest's: 0 is left to a verdict that is on record."""
         if self.document is None or self.verdict is None:
             return 1 if self.has_begun and status == 0 else status
         status = exit_status(self.verdict, self.options.require, status)
@@ -291,14 +293,21 @@ class Validation:
                 terminalreporter.stats["failed"] = failed
         if self.document is not None:
             width = terminalreporter._tw.fullwidth
-            for line in terminal.summary(self.document["bionemo"], self._where(), width, self.config.option.verbose):
+            verbosity = self.config.option.verbose
+            run = self.document["bionemo"]
+            for line in terminal.summary(run, self._shown_path(), width, verbosity, self.write_error):
                 _write(terminalreporter, line)
         return result
 
-    def _where(self) -> str:
+    def _shown_path(self) -> str:
         assert self.place
-        path = self.place.shown_from(self.config.invocation_params.dir)
-        return f"{path} COULD NOT BE WRITTEN: {self.write_error}" if self.write_error else path
+        return self.place.shown_from(self.config.invocation_params.dir)
+
+
+def runs_no_test(config: pytest.Config) -> bool:
+    """Whether pytest is asked to show something and to run nothing."""
+    names = ("collectonly", "showfixtures", "show_fixtures_per_test", "markers", "cacheshow")
+    return any(getattr(config.option, name, False) for name in names)
 
 
 def _write(reporter: pytest.TerminalReporter, line: terminal.Line) -> None:
@@ -319,17 +328,19 @@ def _finding(error: BaseException) -> Finding | None:
 
 
 def _describe(error: BaseException) -> list[tuple[str, str]]:
-    """The properties of a check that ended this way; none if it crashed."""
+    """The properties of a check that ended this way."""
     if isinstance(error, NotApplicable):
-        return [(_OUTCOME, Outcome.NOT_APPLICABLE.value), ("bionemo_message", str(error.msg))]
+        return [(suite.OUTCOME, Outcome.NOT_APPLICABLE.value), ("bionemo_message", str(error.msg))]
     if isinstance(error, NotRun):
         waits_for = [("bionemo_waits_for", f"{suite.NAME}/{error.waits_for}")] if error.waits_for else []
-        return [(_OUTCOME, Outcome.NOT_RUN.value), ("bionemo_message", error.reason), *waits_for]
+        return [(suite.OUTCOME, Outcome.NOT_RUN.value), ("bionemo_message", error.reason), *waits_for]
+    if isinstance(error, pytest.skip.Exception):
+        return [(suite.OUTCOME, Outcome.NOT_RUN.value), ("bionemo_message", f"it was skipped: {error.msg}")]
     finding = _finding(error)
     if finding is None:
-        return []
+        return [(suite.OUTCOME, Outcome.ERROR.value)]
     return [
-        (_OUTCOME, Outcome.FAILED.value),
+        (suite.OUTCOME, Outcome.FAILED.value),
         ("bionemo_message", finding.message),
         ("bionemo_why", finding.why),
         ("bionemo_fix", "\n".join(finding.fix)),
@@ -339,7 +350,7 @@ def _describe(error: BaseException) -> list[tuple[str, str]]:
 
 
 def _is_finding(report: Any) -> bool:
-    return (_OUTCOME, Outcome.FAILED.value) in [tuple(pair) for pair in getattr(report, "user_properties", ())]
+    return (suite.OUTCOME, Outcome.FAILED.value) in [tuple(pair) for pair in getattr(report, "user_properties", ())]
 
 
 def _plugin_versions(config: pytest.Config) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The verdict: a pure function of the report of a run.
 
-Fail closed: READY is a proof. A check counts as passed only if its setup, call and teardown are all there and
-all passed; whatever else a report may say of it (skipped, deselected, expected to fail, a missing stage, no
-entry at all) is a gap. The same function folds a saved report again.
+Fail closed: READY is a proof. A check counts as passed only if it left a record that it came to its end, and its
+setup, call and teardown are all there and all passed; whatever else a report may say of it (skipped, deselected,
+expected to fail, a missing stage, no entry at all) is a gap. The same function folds a saved report again.
 """
 
 from __future__ import annotations
@@ -158,12 +158,15 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselec
         return Result(check, Outcome.NOT_RUN, f"its outcome is {outcome!r}, which proves nothing")
     if [test.get(stage, {}).get("outcome") for stage in _STAGES] != ["passed"] * len(_STAGES):
         return Result(check, Outcome.NOT_RUN, "the run ended inside it")
+    if said.get("outcome") != Outcome.PASSED.value:
+        return Result(check, Outcome.NOT_RUN, "pytest says that it passed, but it did not come to its end")
     return Result(check, Outcome.PASSED)
 
 
 def _shows_finding(check: Mapping[str, Any], outcome: object) -> bool:
-    # A blocker stays one if the check's teardown breaks too; a warning must not hide that.
-    return outcome in ("failed", "warned") or (outcome == "error" and check["severity"] != "warning")
+    # A blocker stays one if the check's teardown breaks too, which a warning must not hide. A plugin that calls a
+    # failure a pass (some keep lists of known failures) does not make it one.
+    return outcome in ("failed", "warned", "passed") or (outcome == "error" and check["severity"] != "warning")
 
 
 def _properties(test: Mapping[str, Any]) -> dict[str, Any]:

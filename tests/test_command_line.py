@@ -145,10 +145,10 @@ def test_a_single_check_can_be_validated(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("validat",), "'validat'"),
-        ((), "''"),
-        (("checks", "--all"), "'checks --all'"),
-        (("fleet.json",), "'fleet.json'"),
+        (("validat",), "'validat' is not a command"),
+        ((), "no command is given"),
+        (("checks", "--all"), "'checks --all' is not a command"),
+        (("fleet.json",), "'fleet.json' is not a command"),
     ],
 )
 def test_an_unknown_command_is_one_line_and_the_usage(rig: Rig, arguments: tuple[str, ...], named: str) -> None:
@@ -156,7 +156,7 @@ def test_an_unknown_command_is_one_line_and_the_usage(rig: Rig, arguments: tuple
     first, *others = run.stderr.splitlines()
     assert run.returncode == 4
     assert run.stdout == ""
-    assert first == f"error: {named} is not a command. Choose from: validate, checks."
+    assert first == f"error: {named}. Choose from: validate, checks."
     assert others[0].startswith("usage: python -m pytest_bionemo validate")
     assert not list(rig.project.iterdir())
 

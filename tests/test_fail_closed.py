@@ -435,8 +435,50 @@ def test_outcome_that_a_conftest_invents(ready_rig: Rig, stage: str, outcome: st
         """,
     )
     run = ready_rig.validate()
-    assert_fails_closed(run)
-    assert required_gaps(run) == ["bionemo/ours::is_ours"]
+    # A finding stays one, whatever the outcome is called.
+    assert_fails_closed(run, "BLOCKED" if (body, invented) == ("fail('a finding')", "passed") else "INCONCLUSIVE")
+    assert run.verdict == "BLOCKED" or required_gaps(run) == ["bionemo/ours::is_ours"]
+
+
+CALLS_A_FAILURE_A_PASS = """
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        report.outcome, report.longrepr = "passed", None
+    return report
+"""
+SWALLOWS_EXCEPTIONS = """
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    try:
+        return (yield)
+    except Exception:
+        return None
+"""
+RUNS_NOTHING = """
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    return True
+"""
+
+
+@pytest.mark.parametrize("body", ["fail('a finding')", "raise RuntimeError('boom')", "assert 1 == 2"])
+@pytest.mark.parametrize("plugin", [CALLS_A_FAILURE_A_PASS, SWALLOWS_EXCEPTIONS, RUNS_NOTHING])
+def test_plugin_that_makes_passes_of_failures(ready_rig: Rig, plugin: str, body: str) -> None:
+    (ready_rig.site / "quarantine.py").write_text("import pytest\n" + plugin)
+    offer(ready_rig, f"@check()\ndef is_ours():\n    'It is ours.'\n    {body}\n")
+    run = ready_rig.validate("-p", "quarantine")
+    assert_fails_closed(run, run.verdict)
+    assert run.verdict in ("BLOCKED", "INCONCLUSIVE")
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+def test_interpreter_that_strips_assertions_is_refused(ready_rig: Rig, level: str) -> None:
+    ready_rig.variables["PYTHONOPTIMIZE"] = level
+    run = ready_rig.validate()
+    assert run.returncode == 4
+    assert run.stderr.strip() == "ERROR: --bionemo-validate needs assertions: unset PYTHONOPTIMIZE, drop python -O."
 
 
 @pytest.mark.parametrize("first", ["fail('a finding')", "raise RuntimeError('boom')"])
@@ -484,6 +526,25 @@ def test_run_that_is_killed_leaves_no_child(ready_rig: Rig, by: signal.Signals) 
     assert_fails_closed(run, status=-by)
     assert reasons(run) == "None: the run has not finished"
     assert_no_process_is_left(ready_rig)
+
+
+def test_run_that_is_killed_while_the_driver_hangs(ready_rig: Rig) -> None:
+    assert ready_rig.node
+    ready_rig.node = ready_rig.node.with_fault("nvmlInitWithFlags", "hang")
+    with pytest.raises(subprocess.TimeoutExpired):
+        ready_rig.validate(timeout=3)
+    report = json.loads((ready_rig.project / REPORT).read_text())
+    assert report["bionemo"]["verdict"] == "INCONCLUSIVE"
+    assert_no_process_is_left(ready_rig)
+
+
+@pytest.mark.parametrize("hook", ["pytest_configure", "pytest_sessionstart", "pytest_report_header"])
+@pytest.mark.parametrize("end", ["pytest.exit('enough', 0)", "raise RuntimeError('boom')"])
+def test_run_that_ends_before_it_has_begun(ready_rig: Rig, hook: str, end: str) -> None:
+    ready_rig.write("conftest.py", f"import pytest\n\n\ndef {hook}():\n    {end}\n")
+    run = ready_rig.validate()
+    assert run.verdict == "INCONCLUSIVE"
+    assert run.returncode != 0
 
 
 def test_killed_controller_takes_its_workers_along(ready_rig: Rig) -> None:
@@ -574,7 +635,26 @@ def test_check_that_fails_on_one_worker_of_each(ready_rig: Rig) -> None:
                 fail("not on gw0")
         """,
     )
-    assert_fails_closed(ready_rig.validate("--dist", "each", "--tx", "2*popen"), "BLOCKED")
+    # The report has one entry for both, and the second worker's details: the finding is lost, the failure is not.
+    assert_fails_closed(ready_rig.validate("--dist", "each", "--tx", "2*popen"))
+
+
+def test_report_that_cannot_be_written_at_the_end(ready_rig: Rig) -> None:
+    ready_rig.write(
+        "conftest.py",
+        dedent(f"""
+            import os
+
+
+            def pytest_runtestloop():
+                os.remove("{REPORT}")
+                os.mkdir("{REPORT}")
+            """),
+    )
+    run = ready_rig.validate()
+    assert run.returncode == 1
+    assert "READY, but the report is not written" in run.stdout
+    assert [path.name for path in ready_rig.project.iterdir() if path.suffix == ".part"] == []
 
 
 def test_log_record_that_no_worker_can_send(ready_rig: Rig) -> None:

@@ -23,7 +23,10 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "level": (("quikc", "Quick", "1", ""), "Choose from: quick, standard, full."),
     "device": (("gpu", "cuda:0"), "Choose from: cuda, cpu."),
     "require": (("READY", "all"), "Choose from: install, ready."),
-    "timeout": (("0", "-1", "nan", "inf", "soon", "1e999", "10s"), "a number of seconds above 0, such as 60."),
+    "timeout": (
+        ("0", "-1", "nan", "inf", "soon", "1e999", "1e300", "10s"),
+        "a number of seconds above 0 and up to 86400, such as 60.",
+    ),
     "expect-gpus": (
         ("0", "-1", "x", "1.5", "\N{ARABIC-INDIC DIGIT THREE}"),
         "a number of GPUs from 1 on, such as 8.",

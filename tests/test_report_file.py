@@ -67,9 +67,28 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_the_report_of_another_run_is_not_overwritten_by_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("READY of yesterday")
+    place, other = Place("r.json", tmp_path), Place("r.json", tmp_path)
+    place.begin({"run": 1})
+    other.begin({"run": 2})
+    other.write({"verdict": "BLOCKED"})
+    place.restore()
+    assert json.loads((tmp_path / "r.json").read_text()) == {"verdict": "BLOCKED"}
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    place = Place("r.json", tmp_path)
+    (tmp_path / "r.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        place.write({"verdict": "READY"})
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
 def test_a_place_that_cannot_be_written_is_named_with_the_reason() -> None:
+    place = Place("/proc/x", Path("/"))
     with pytest.raises(PlaceError) as caught:
-        Place("/proc/x", Path("/"))
+        place.begin({})
     assert str(caught.value).startswith("cannot write the report to /proc/x: ")
     assert "\n" not in str(caught.value)
 

@@ -177,6 +177,13 @@ def test_each_check_that_is_waited_for_has_its_line() -> None:
     assert "(-v lists them)" not in "".join(lines_of(run))
 
 
+def test_a_report_that_is_not_written_is_said_in_the_title() -> None:
+    lines = list(terminal.summary(run_of("READY"), "r.json", 80, 0, write_error="no space left"))
+    assert lines[0].text == "BioNeMo readiness: READY, but the report is not written"
+    assert lines[0].style == "blocked"
+    assert lines[-1].text == "REPORT   r.json could not be written: no space left"
+
+
 def test_the_path_of_the_report_is_never_wrapped() -> None:
     path = "a folder with spaces " * 10 + "r.json"
     assert [*terminal.summary(run_of(), path, 80, 0)][-1].text == f"report   {path}"

@@ -41,7 +41,8 @@ def ran(
 ) -> Json:
     """A test of the report; its stages passed unless told otherwise, and None takes one away."""
     every = {**{stage: {"outcome": "passed"} for stage in STAGES}, **(stages or {}), **named}
-    entry = {"nodeid": nodeid, "outcome": outcome, "user_properties": list(properties)}
+    recorded = list(properties) or (said(outcome="passed") if outcome == "passed" else [])
+    entry = {"nodeid": nodeid, "outcome": outcome, "user_properties": recorded}
     return entry | {stage: value for stage, value in every.items() if value is not None}
 
 
@@ -187,10 +188,10 @@ def test_properties_of_other_plugins_are_left_alone() -> None:
     assert "another plugin" not in reason(fold_one(test))
 
 
-def test_a_test_without_properties_is_read_too() -> None:
+def test_a_test_without_properties_proves_nothing() -> None:
     test = ran()
     del test["user_properties"]
-    assert fold_one(test).is_ready
+    assert fold_one(test).name is VerdictName.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,17 @@ def test_a_warning_hides_no_error_of_its_teardown() -> None:
     verdict = fold_one(found(outcome="error"), severity="warning")
     assert verdict.name is VerdictName.INCONCLUSIVE
     assert verdict.not_run[0]["required"] is True
+
+
+@pytest.mark.parametrize("properties", [said(other="x"), said(outcome="error"), said(outcome="not_run")])
+def test_a_pass_without_the_record_of_the_check_is_a_gap(properties: list[Json]) -> None:
+    verdict = fold_one(ran(properties=properties))
+    assert verdict.name is VerdictName.INCONCLUSIVE
+    assert "did not come to its end" in reason(verdict)
+
+
+def test_a_failure_that_somebody_calls_a_pass_stays_a_blocker() -> None:
+    assert fold_one(found(outcome="passed")).name is VerdictName.BLOCKED
 
 
 def test_a_run_in_which_nothing_applies_proves_nothing() -> None:

@@ -1,8 +1,8 @@
 """Where the report lies, and that it never lies there by mistake.
 
-It is written INCONCLUSIVE before the first check module is imported and replaced atomically at the end: a run
-that is killed leaves the truth, never yesterday's READY. A run that ends in a usage error was none: what lay
-there before is put back.
+It is written INCONCLUSIVE before anything is asked of a driver and replaced atomically at the end: a run that is
+killed leaves the truth, never yesterday's READY. A run that ends in a usage error was none: what lay there before
+is put back.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Place:
 
     :param name: a path as the user gave it; an existing folder gets ``<hostname>.json``.
     :param folder: what a relative path is relative to.
-    :raises PlaceError: if nothing can be written there.
+    :raises PlaceError: if no report can lie there.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -54,30 +54,30 @@ class Place:
             # Replacing /dev/null by a file would break the machine.
             raise PlaceError(f"{self.path} is no regular file. Choose another --bionemo-report.")
         self._before: bytes | None = None
-        self._prove_writable()
+        self._begun = b""
 
     def shown_from(self, folder: Path) -> str:
         """The path as somebody in this folder would type it."""
         return str(self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path)
 
-    def _prove_writable(self) -> None:
-        scratch = self._scratch()
+    def begin(self, document: dict[str, Any]) -> None:
+        """Replace what is there by the report of a run that has not finished.
+
+        :raises PlaceError: if it cannot be written.
+        """
+        self._begun = _encode(document)
         try:
-            scratch.touch()
-            scratch.unlink()
-            if self.path.exists():
-                self.path.open("r+b").close()
+            with suppress(FileNotFoundError):
+                self._before = self.path.read_bytes()
+            self._replace(self._begun)
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
-    def begin(self, document: dict[str, Any]) -> None:
-        """Replace what is there by the report of a run that has not finished."""
-        with suppress(FileNotFoundError):
-            self._before = self.path.read_bytes()
-        self.write(document)
-
     def restore(self) -> None:
-        """Put back what was there before :meth:`begin`."""
+        """Put back what was there before :meth:`begin`, unless another run has written its report since."""
+        with suppress(OSError):
+            if self.path.read_bytes() != self._begun:
+                return
         if self._before is None:
             self.path.unlink(missing_ok=True)
         else:
@@ -85,15 +85,21 @@ class Place:
 
     def write(self, document: dict[str, Any]) -> None:
         """Replace the report atomically."""
-        self._replace(json.dumps(document, indent=1, default=str, allow_nan=False).encode() + b"\n")
+        self._replace(_encode(document))
 
     def _replace(self, content: bytes) -> None:
-        scratch = self._scratch()
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self.path)
+        # The nodes of a cluster share folders, and their containers share numbers of processes.
+        scratch = self.path.with_name(f".{self.path.name}.{socket.gethostname()}.{os.getpid()}.part")
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(self.path)
+        finally:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
-    def _scratch(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, default=str, allow_nan=False).encode() + b"\n"

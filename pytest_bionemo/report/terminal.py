@@ -50,7 +50,7 @@ class Line:
         return self.parts[0][1] if self.parts else "plain"
 
 
-def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> Iterator[Line]:
+def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int, write_error: str = "") -> Iterator[Line]:
     """The lines to print at the end of a run.
 
     :param run: the report's key ``bionemo``.
@@ -58,15 +58,19 @@ def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> It
     :param width: columns of the terminal.
     :param verbosity: pytest's: -1 leaves one line for each finding, 1 lists every check that did not run.
     """
-    style = _STYLE_OF[run["verdict"]]
-    yield Line(((f"BioNeMo readiness: {run['verdict']}", style),), is_title=True)
+    style = "blocked" if write_error else _STYLE_OF[run["verdict"]]
+    but = ", but the report is not written" if write_error else ""
+    yield Line(((f"BioNeMo readiness: {run['verdict']}{but}", style),), is_title=True)
     yield from _wrapped("", _facts(run), width, indent=0)
     if verbosity < 0:
         yield from _briefly(run, width)
     else:
         yield Line(())
         yield from _in_full(run, width, verbosity)
-    yield from _labelled("report", path, width, "plain", wrap=False)
+    if write_error:
+        yield from _labelled("REPORT", f"{path} could not be written: {write_error}", width, "blocked")
+    else:
+        yield from _labelled("report", path, width, "plain", wrap=False)
 
 
 def _facts(run: Mapping[str, Any]) -> str:

@@ -635,8 +635,10 @@ def test_check_that_fails_on_one_worker_of_each(ready_rig: Rig) -> None:
                 fail("not on gw0")
         """,
     )
-    # The report has one entry for both, and the second worker's details: the finding is lost, the failure is not.
-    assert_fails_closed(ready_rig.validate("--dist", "each", "--tx", "2*popen"))
+    # The report has one entry for both, with the details of the worker that came last: the finding may be lost, the
+    # failure is not.
+    run = ready_rig.validate("--dist", "each", "--tx", "2*popen")
+    assert_fails_closed(run, "BLOCKED" if run.blockers else "INCONCLUSIVE")
 
 
 def test_report_that_cannot_be_written_at_the_end(ready_rig: Rig) -> None:

@@ -89,6 +89,7 @@ def describe(machine: Machine, started: datetime) -> dict[str, Any]:
 def environment(machine: Machine) -> dict[str, Any]:
     """Driver, CUDA, torch, host and the variables that steer them."""
     env, torch, host = machine.gpu_env, machine.torch_build, machine.host
+    variables = {**os.environ, **machine.variables}
     return {
         "hostname": host.hostname,
         "system": host.system,
@@ -101,6 +102,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "driver": env.driver,
         "nvml": env.nvml,
         "cuda_driver": env.cuda_driver,
+        "hidden_gpus": env.hidden_gpus,
         "driver_error": env.failure.text if env.failure else None,
         "torch": torch.version,
         "torch_error": torch.import_error,
@@ -110,7 +112,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "arch_list": list(torch.arch_list),
         "cuda_toolkit": machine.toolkit.cuda if machine.toolkit else None,
         "lightning": packages.version("pytorch-lightning") or packages.version("lightning"),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "variables": {name: variables[name] for name in _VARIABLES if name in variables},
     }
 
 

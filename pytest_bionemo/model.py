@@ -138,7 +138,8 @@ class GpuEnv:
     """What the NVIDIA driver says about this machine. Reading it opens no CUDA context.
 
     ``driver`` is the kernel driver's version ("580.95.05"), ``cuda_driver`` the highest CUDA version that its
-    user-mode library supports ("13.0"): no installed toolkit. ``failure`` is set when NVML did not answer.
+    user-mode library supports ("13.0"): no installed toolkit. ``gpus`` are those that this user and job may
+    use; ``hidden_gpus`` counts the others of the machine. ``failure`` is set when NVML did not answer.
     """
 
     driver: str | None = None
@@ -146,6 +147,7 @@ class GpuEnv:
     cuda_driver: str | None = None
     gpus: tuple[Gpu, ...] = ()
     failure: NvmlFailure | None = None
+    hidden_gpus: int = 0
 
     @property
     def has_driver(self) -> bool:

@@ -124,7 +124,7 @@ def _wait_for_gpu(gpu: Gpu) -> NoReturn:
 @pytest.fixture(scope="session")
 def own_libcuda(gpus: tuple[Gpu, ...], machine: Machine) -> libraries.CudaLibrary | None:
     """The libcuda that LD_LIBRARY_PATH puts first, fit for this driver; None if it names none."""
-    found = libraries.libcuda()
+    found = machine.libcuda
     if rules.libcuda_problem(found, machine.gpu_env, machine.torch_build):
         wait_for(ESTABLISHED_BY["own_libcuda"], "another libcuda comes before the driver's")
     return found
@@ -173,7 +173,7 @@ def usable_torch(
     driver: GpuEnv,
 ) -> TorchBuild:
     """A PyTorch whose CUDA this driver runs."""
-    if rules.driver_runs(driver, cuda_torch) is not True:
+    if rules.driver_runs(driver, cuda_torch, own_libcuda) is not True:
         wait_for(ESTABLISHED_BY["usable_torch"], f"the driver does not run CUDA {cuda_torch.cuda}")
     return cuda_torch
 
@@ -185,6 +185,6 @@ def cuda_toolkit(machine: Machine) -> Toolkit | None:
 
 
 @pytest.fixture(scope="session")
-def shadowed_libraries() -> tuple[libraries.Shadow, ...]:
+def shadowed_libraries(machine: Machine) -> tuple[libraries.Shadow, ...]:
     """Libraries of installed NVIDIA wheels that LD_LIBRARY_PATH replaces."""
-    return libraries.shadows()
+    return libraries.shadows(machine.variables)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from packaging.version import Version
-
-from pytest_bionemo.facts import drivers, gpus, wheels
+from pytest_bionemo.facts import drivers, gpus, versions, wheels
 from pytest_bionemo.model import GpuEnv
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import CudaLibrary
@@ -25,7 +23,9 @@ def has_torch_processor(host: Host) -> bool:
 
 def has_torch_glibc(host: Host) -> bool:
     """Whether the C library can load PyTorch's wheels."""
-    return host.glibc is not None and Version(host.glibc) >= Version(wheels.minimum_glibc())
+    if host.glibc is None or not versions.is_version(host.glibc):
+        return False
+    return versions.leading(host.glibc) >= versions.leading(wheels.minimum_glibc())
 
 
 class LibcudaProblem(Enum):
@@ -36,19 +36,28 @@ class LibcudaProblem(Enum):
     FORWARD_COMPATIBILITY_UNSUPPORTED = "forward compatibility unsupported"
 
 
-def driver_runs(env: GpuEnv, torch: TorchBuild) -> bool | None:
+def driver_runs(env: GpuEnv, torch: TorchBuild, library: CudaLibrary | None) -> bool | None:
     """Whether this driver runs the CUDA that torch was built for; None where no table knows that CUDA.
 
-    The family's minimum decides (minor-version compatibility). A torch that has read its devices has
-    initialised CUDA, which proves more than a table: so forward compatibility packages and families newer
-    than the table pass too.
+    The family's minimum decides (minor-version compatibility), of the driver or of a fitting ``library`` that
+    comes before its own (forward compatibility). A torch that has read its devices has initialised CUDA, which
+    proves more than a table: so families newer than the table pass too.
     """
     if torch.devices:
         return True
     minimum = drivers.family_minimum(torch.cuda or "")
-    if minimum is None or env.driver is None:
+    driver = effective_driver(env, torch, library)
+    if minimum is None or driver is None:
         return None
-    return not drivers.is_older(env.driver, minimum)
+    return not drivers.is_older(driver, minimum)
+
+
+def effective_driver(env: GpuEnv, torch: TorchBuild, library: CudaLibrary | None) -> str | None:
+    """The driver whose CUDA programs get: that of this machine, or a newer libcuda that fits and comes before."""
+    if library is None or library.version is None or libcuda_problem(library, env, torch):
+        return env.driver
+    is_newer = env.driver is not None and drivers.is_older(env.driver, library.version)
+    return library.version if is_newer else env.driver
 
 
 def libcuda_problem(library: CudaLibrary | None, env: GpuEnv, torch: TorchBuild) -> LibcudaProblem | None:

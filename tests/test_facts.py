@@ -377,6 +377,8 @@ def test_importing_facts_loads_nothing_else() -> None:
         ("580.0", "580", False),
         ("580", "580", False),
         ("95.1", "580", True),
+        ("580.95.05-open", "580.95.05", False),
+        ("580.95.05 Release Build", "580.95.06", True),
     ],
 )
 def test_drivers_compare_as_versions(driver: str, than: str, older: bool) -> None:
@@ -524,8 +526,10 @@ def test_binary_name_of_something_else(text: str) -> None:
 # --- wheels -------------------------------------------------------------------------------------------------
 
 
-def best(driver: str, capabilities: Sequence[tuple[int, int]], python: str = "3.11") -> str | None:
-    wheel = wheels.best_for(driver, capabilities, python)
+def best(
+    driver: str | None, capabilities: Sequence[tuple[int, int]], python: str = "3.11", machine: str = "x86_64"
+) -> str | None:
+    wheel = wheels.best_for(driver, capabilities, python, machine)
     return None if wheel is None else f"{wheel.torch} {wheel.channel} {wheel.index}"
 
 
@@ -556,7 +560,7 @@ def test_best_for(driver: str, capabilities: list[tuple[int, int]], python: str,
 
 def test_best_for_serves_every_gpu_that_is_in_the_table() -> None:
     for gpu in gpus.models():
-        wheel = wheels.best_for("580.95.05", iter([gpu.compute_capability]), "3.12")
+        wheel = wheels.best_for("580.95.05", iter([gpu.compute_capability]), "3.12", "x86_64")
         assert wheel is not None, gpu
         assert wheel.covers(gpu.compute_capability), gpu
 
@@ -564,7 +568,39 @@ def test_best_for_serves_every_gpu_that_is_in_the_table() -> None:
 def test_unrecorded_architectures_are_never_recommended() -> None:
     newest = max(wheels.releases(), key=lambda wheel: Version(wheel.torch))
     assert newest.architectures is None
-    assert wheels._best([newest], "610.43.02", [], "3.12") is None
+    assert best_of([newest], "610.43.02") is None
+
+
+def best_of(among: Sequence[Wheel], driver: str, capabilities: Sequence[tuple[int, int]] = ()) -> Wheel | None:
+    return wheels._best(among, wheels._Place("3.11", "x86_64", driver), capabilities)
+
+
+@pytest.mark.parametrize(
+    ("driver", "machine", "expected"),
+    [
+        ("580.95.05", "aarch64", "2.14.1 cu130 pypi"),
+        ("550.144.03", "aarch64", None),  # those of CUDA 12 are for the CPU there
+        ("550.144.03", "x86_64", "2.10.0 cu128 pypi"),
+        (None, "aarch64", "2.14.1 cu130 pypi"),
+        ("550.144.03-open", "x86_64", "2.10.0 cu128 pypi"),
+    ],
+)
+def test_a_cpu_build_is_never_recommended(driver: str | None, machine: str, expected: str | None) -> None:
+    assert best(driver, [(9, 0)], machine=machine) == expected
+
+
+@pytest.mark.parametrize(
+    ("torch", "index", "machine", "is_cuda"),
+    [
+        ("2.10.0", "pypi", "aarch64", False),
+        ("2.11.0", "pypi", "aarch64", True),
+        ("2.14", "pytorch", "aarch64", False),
+        ("2.10.0", "pypi", "x86_64", True),
+        ("2.14", "pytorch", "x86_64", True),
+    ],
+)
+def test_which_builds_are_for_cuda(torch: str, index: str, machine: str, is_cuda: bool) -> None:
+    assert wheels.is_cuda_build(wheel_like(torch=torch, index=index), machine) is is_cuda
 
 
 def wheel_like(**changes: Any) -> Wheel:
@@ -586,13 +622,13 @@ def wheel_like(**changes: Any) -> Wheel:
 def test_the_index_is_the_last_resort() -> None:
     on_pypi, newer_on_index = wheel_like(), wheel_like(torch="2.14", index="pytorch")
     for order in ([on_pypi, newer_on_index], [newer_on_index, on_pypi]):
-        assert wheels._best(order, "550", [(8, 0)], "3.11") == on_pypi
+        assert best_of(order, "550", [(8, 0)]) == on_pypi
     volta = wheel_like(torch="2.14", index="pytorch", architectures=("7.0", "8.0"))
-    assert wheels._best([on_pypi, volta], "550", [(7, 0)], "3.11") == volta
+    assert best_of([on_pypi, volta], "550", [(7, 0)]) == volta
 
 
 def test_torch_versions_compare_as_versions() -> None:
-    assert wheels._best([wheel_like(torch="2.9.1"), wheel_like()], "550", [], "3.11") == wheel_like()
+    assert best_of([wheel_like(torch="2.9.1"), wheel_like()], "550") == wheel_like()
 
 
 def test_ptx_is_no_reason_to_recommend_a_build() -> None:
@@ -602,13 +638,13 @@ def test_ptx_is_no_reason_to_recommend_a_build() -> None:
 
 
 def test_an_unknown_cuda_family_is_never_recommended() -> None:
-    assert wheels._best([wheel_like(cuda="14.0")], "999", [], "3.11") is None
+    assert best_of([wheel_like(cuda="14.0")], "999") is None
 
 
 @pytest.mark.parametrize(("driver", "python"), [("no driver", "3.11"), ("580", "three")])
 def test_best_for_names_what_is_no_version(driver: str, python: str) -> None:
     with pytest.raises(ValueError, match=r"no driver|three"):
-        wheels.best_for(driver, [], python)
+        wheels.best_for(driver, [], python, "x86_64")
 
 
 def test_releases_carry_what_the_table_says() -> None:
@@ -640,6 +676,16 @@ def test_both_ends_of_a_range_belong_to_it(torch: str, inside: bool) -> None:
 def test_install_from_pypi_is_a_command() -> None:
     assert wheels.install(wheel_like()) == '$ pip install "torch==2.10.*"'
     assert wheels.install(wheel_like(torch="2.7.1")) == '$ pip install "torch==2.7.*"'
+
+
+@pytest.mark.parametrize(
+    ("installed", "forced"),
+    [(None, False), ("2.9.1", False), ("2.10.0+cu130", True), ("2.10.0a0+5228986c39.nv25.5", True)],
+)
+def test_what_pip_would_take_for_the_build_is_replaced_by_force(installed: str | None, forced: bool) -> None:
+    assert ("--force-reinstall" in wheels.install(wheel_like(), installed)) is forced
+    assert wheels.install(wheel_like(), is_broken=True) == '$ pip install --force-reinstall "torch==2.10.*"'
+    assert ", with --force-reinstall (see" in wheels.install(wheel_like(index="pytorch"), is_broken=True)
 
 
 def test_install_from_the_index_is_prose() -> None:

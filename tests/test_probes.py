@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,20 @@ def leave(): sys.exit(3)
 def leave_silently(): os._exit(0)
 def say_no_json():
     return {{"a set": {{1}}}}
+def hang_after_notes():
+    from pytest_bionemo.probes.child import note
+    note("asking GPU 2")
+    note("asking GPU 3")
+    signal.pause()
+def crash_after_a_note():
+    from pytest_bionemo.probes.child import note
+    note("asking GPU 3")
+    crash()
+def fail_after_a_note():
+    from pytest_bionemo.probes.child import note
+    note("asking GPU 3")
+    raise ValueError("odd")
+def variable(): return {{"value": os.environ.get("STANDIN_OF_A_CHILD")}}
 def noise():
     libc = ctypes.CDLL(None)
     libc.puts(b"NVRM: noise")
@@ -175,6 +190,36 @@ def test_a_crash_is_named_with_its_place(acts: Path) -> None:
 )
 def test_a_death_is_one_phrase(returncode: int, stderr: bytes, text: str) -> None:
     assert describe_death(returncode, stderr) == text
+
+
+@pytest.mark.parametrize(
+    ("act", "failure"),
+    [
+        ("hang_after_notes", r"no answer within 2 s, while asking GPU 3"),
+        ("crash_after_a_note", r"killed by SIGSEGV in File .*, while asking GPU 3"),
+        ("fail_after_a_note", r"exit status 1: ValueError: odd"),
+    ],
+)
+def test_what_a_child_was_doing_is_told(acts: Path, act: str, failure: str) -> None:
+    assert re.fullmatch(failure, answer_of(act, 2 if act.startswith("hang") else 30).failure or "")
+
+
+def test_an_answer_that_came_in_time_is_read_however_late_it_is_asked_for(acts: Path) -> None:
+    child = Child("standin_acts:path", 0.5)
+    try:
+        child._process.wait(30)
+        child._started -= 60
+        assert child.answer().failure is None
+    finally:
+        child.close()
+
+
+def test_a_child_can_be_given_its_environment(acts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {**os.environ, "STANDIN_OF_A_CHILD": "mine"}
+    monkeypatch.setenv("STANDIN_OF_A_CHILD", "another")
+    child = Child("standin_acts:variable", 30, given)
+    assert child.answer().value == {"value": "mine"}
+    child.close()
 
 
 def test_the_deadline_ends_a_child_and_its_own_children(acts: Path) -> None:
@@ -320,12 +365,55 @@ def test_a_machine_without_the_library_says_so(asker: Asker) -> None:
     "function",
     [
         "nvmlSystemGetDriverVersion",
-        "nvmlSystemGetNVMLVersion",
         "nvmlDeviceGetCount_v2",
     ],
 )
 def test_a_driver_that_cannot_say_what_it_is_does_not_answer(asker: Asker, function: str) -> None:
     assert asker.gpu_env(H100x8.with_fault(function, 999)).failure == NvmlFailure(999, "Unknown Error")
+
+
+def test_a_library_that_hides_its_own_version_is_no_dead_driver(asker: Asker) -> None:
+    env = asker.gpu_env(H100x8.with_fault("nvmlSystemGetNVMLVersion", 999))
+    assert (env.nvml, len(env.gpus), env.has_driver) == (None, 8, True)
+
+
+@pytest.mark.parametrize("text", ["Not Supported", "N/A", "open-580"])
+def test_a_driver_whose_version_is_none_does_not_answer(asker: Asker, text: str) -> None:
+    env = asker.gpu_env(H100x8.with_driver(text, 13000))
+    assert env.failure == NvmlFailure(None, f"it gives '{text}' for its version")
+    assert not env.has_driver
+
+
+def test_gpus_of_others_are_left_out_and_counted(asker: Asker) -> None:
+    node = H100x8
+    for index in (0, 1, 4):
+        node = node.with_gpu_fault(index, "nvmlDeviceGetHandleByIndex_v2", 4)
+    env = asker.gpu_env(node)
+    assert [gpu.index for gpu in env.gpus] == [2, 3, 5, 6, 7]
+    assert (env.hidden_gpus, env.failure) == (3, None)
+    assert GpuEnv.from_json(json.loads(json.dumps(env.to_json()))) == env
+    assert visible.read(env.gpus, {"CUDA_VISIBLE_DEVICES": "0"}).uuids == (H100x8.gpus[2].uuid,)
+
+
+def test_a_machine_of_which_no_gpu_is_open_is_a_matter_of_permission(asker: Asker) -> None:
+    env = asker.gpu_env(H100x8.with_fault("nvmlDeviceGetHandleByIndex_v2", 4))
+    assert (env.failure, env.hidden_gpus) == (NvmlFailure(4, "Insufficient Permissions"), 8)
+
+
+def test_memory_that_may_not_be_read_is_no_error(asker: Asker) -> None:
+    (gpu,) = asker.gpu_env(H100_MIG.with_gpu_fault(0, "nvmlDeviceGetMemoryInfo", 4)).gpus
+    assert (gpu.memory_bytes, gpu.errors, gpu.answers) == (None, None, True)
+    assert [mig.memory_bytes for mig in gpu.mig_devices] == [0, 0]
+
+
+def test_slices_of_others_are_left_out(asker: Asker) -> None:
+    (gpu,) = asker.gpu_env(H100_MIG.with_gpu_fault(0, "nvmlDeviceGetMigDeviceHandleByIndex", 4)).gpus
+    assert (gpu.mig_enabled, gpu.mig_devices, gpu.errors) == (True, (), None)
+
+
+def test_a_gpu_that_hangs_is_named(asker: Asker) -> None:
+    env = asker.gpu_env(H100x8.with_gpu_fault(3, "nvmlDeviceGetName", "hang"), timeout=3)
+    assert env.failure == NvmlFailure(None, "no answer within 3 s, while asking GPU 3")
 
 
 def test_a_driver_without_its_cuda_library_still_shows_its_gpus(asker: Asker) -> None:
@@ -341,8 +429,8 @@ def test_a_gpu_that_shares_the_memory_of_its_host_answers(asker: Asker) -> None:
 
 
 def test_a_driver_that_hangs_is_given_up(asker: Asker) -> None:
-    env = asker.gpu_env(H100x8.with_fault("nvmlDeviceGetHandleByIndex_v2", "hang"), timeout=1)
-    assert env.failure == NvmlFailure(None, "no answer within 1 s")
+    env = asker.gpu_env(H100x8.with_fault("nvmlInitWithFlags", "hang"), timeout=3)
+    assert env.failure == NvmlFailure(None, "no answer within 3 s")
 
 
 def test_a_driver_that_crashes_is_survived(asker: Asker) -> None:
@@ -616,16 +704,26 @@ SLICED = (
     [
         (None, (A, B, C, D), None),
         ("", (), "it is empty, which hides every GPU"),
+        (",", (), "it is empty, which hides every GPU"),
+        (",0", (), "its first entry is empty, which hides every GPU"),
+        ("0,,1", (A,), "it has an empty entry, which hides those after it"),
+        ("0,1,", (A, B), None),
+        ("0,1,,", (A, B), None),
+        (f"{B},-1,{A}", (B,), None),
+        ("0,-1,all", (A,), None),
+        ("-1,0", (), "-1 hides every GPU"),
+        ("0,-2", (A,), "there is no GPU -2 (they are 0 to 3)"),
+        ("NoDevFiles", (), "Slurm gave this job no GPU"),
         ("  ", (), "it is empty, which hides every GPU"),
         ("0", (A,), None),
         ("0,1", (A, B), None),
         ("1,0", (B, A), None),
         (" 1 , 0 ", (B, A), None),
         ("3", (D,), None),
-        ("0,2,-1,1", (A, C), "there is no GPU -1 (0 to 3)"),
-        ("-1", (), "there is no GPU -1 (0 to 3)"),
-        ("9", (), "there is no GPU 9 (0 to 3)"),
-        ("0,9,1", (A,), "there is no GPU 9 (0 to 3)"),
+        ("0,2,-1,1", (A, C), None),
+        ("-1", (), "-1 hides every GPU"),
+        ("9", (), "there is no GPU 9 (they are 0 to 3)"),
+        ("0,9,1", (A,), "there is no GPU 9 (they are 0 to 3)"),
         ("0,0", (), "it names 0 twice, which hides every GPU"),
         ("1,2,1", (), "it names 1 twice, which hides every GPU"),
         (B, (B,), None),
@@ -644,7 +742,7 @@ SLICED = (
         ("0,all", (A,), "'all' is neither an index nor a UUID (GPU-..., MIG-...)"),
         ("--1", (), "'--1' is neither an index nor a UUID (GPU-..., MIG-...)"),
         ("\N{SUPERSCRIPT TWO}", (), "'\N{SUPERSCRIPT TWO}' is neither an index nor a UUID (GPU-..., MIG-...)"),
-        ("0,", (A,), "'' is neither an index nor a UUID (GPU-..., MIG-...)"),
+        ("0,", (A,), None),
         ("0;1", (), "'0;1' is neither an index nor a UUID (GPU-..., MIG-...)"),
     ],
 )
@@ -667,7 +765,7 @@ def test_the_variable_leaves_what_cuda_would_leave(
         (f"MIG-{B}/9/0", (), f"no MIG device is MIG-{B}/9/0"),
         (f"{MIG},MIG-12", (MIG, "MIG-12"), None),
         (f"{MIG},MIG-{A}/9/0", (), f"it names MIG-{A}/9/0 twice, which hides every GPU"),
-        ("1", (), "there is no GPU 1 (0)"),
+        ("1", (), "there is no GPU 1 (there is only GPU 0)"),
     ],
 )
 def test_slices_are_named_in_both_forms(value: str, uuids: tuple[str, ...], problem: str | None) -> None:
@@ -685,7 +783,7 @@ def test_gpus_without_a_uuid_are_still_counted() -> None:
     assert visible.read(silent, {}).uuids == ("", B)
     assert visible.read(silent, {"CUDA_VISIBLE_DEVICES": "0,1"}).uuids == ("0", B)
     assert visible.read(silent, {"CUDA_VISIBLE_DEVICES": "GPU-b"}).uuids == (B,)
-    assert visible.read((), {"CUDA_VISIBLE_DEVICES": "0"}).problem == "there is no GPU 0 (none at all)"
+    assert visible.read((), {"CUDA_VISIBLE_DEVICES": "0"}).problem == "there is no GPU 0 (there is none at all)"
 
 
 @pytest.mark.parametrize(
@@ -705,6 +803,25 @@ def test_gpus_without_a_uuid_are_still_counted() -> None:
 def test_indices_are_exact_only_in_the_order_of_the_bus(value: str | None, order: str | None, exact: bool) -> None:
     named = {"CUDA_VISIBLE_DEVICES": value, "CUDA_DEVICE_ORDER": order}
     assert visible.read(FOUR, {name: text for name, text in named.items() if text is not None}).exact is exact
+
+
+@pytest.mark.parametrize(
+    ("environment", "indices"),
+    [
+        ({}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": B}, [1]),
+        ({"CUDA_VISIBLE_DEVICES": MIG}, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, [1]),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, [0, 1]),  # only CUDA knows which is its 1
+    ],
+)
+def test_the_gpus_behind_what_is_visible(environment: dict[str, str], indices: list[int]) -> None:
+    gpus = (*SLICED, Gpu(1, B))
+    assert [gpu.index for gpu in visible.holders(visible.read(gpus, environment), gpus)] == indices
+
+
+def test_a_bare_uuid_has_no_kind() -> None:
+    assert {visible.bare(f"{kind}AB-cd") for kind in ("GPU-", "MIG-", "")} == {"ab-cd"}
 
 
 # ---- libraries on LD_LIBRARY_PATH
@@ -900,10 +1017,32 @@ def test_the_c_library_is_named_if_it_is_glibc(asker: Asker, said: str, glibc: s
 
 def test_the_host_is_what_its_kernel_says(asker: Asker) -> None:
     seen = asker.ask(HOST, env=asker.libraries.on_host(sysname="Darwin", machine="aarch64"))
+    assert not host.read().is_wsl
     assert (seen["system"], seen["machine"]) == ("Darwin", "aarch64")
     assert seen["hostname"] == os.uname().nodename
     assert seen["kernel"] == os.uname().release
-    assert seen["python"] == sys.version.split()[0]
+    assert seen["python"] == sys.version.split()[0].rstrip("+")
+
+
+def test_linux_inside_windows_has_no_bus_to_look_at(asker: Asker) -> None:
+    there = asker.libraries.on_host(release="5.15.167.4-microsoft-standard-WSL2")
+    assert asker.ask("[host.read().is_wsl, host.read().pci_gpus]", env=there) == [True, None]
+
+
+def test_a_machine_keeps_the_variables_of_its_children(asker: Asker) -> None:
+    write_torch(asker.site, StandinTorch())
+    script = (
+        "[os.environ.update(CUDA_VISIBLE_DEVICES='0', LD_LIBRARY_PATH='/elsewhere'), "
+        "[machine.variables, len(machine.torch_build.devices), Machine.from_json(machine.to_json()).variables]][1]"
+    )
+    expression = f"(lambda os, machine: {script})(__import__('os'), Machine(30))"
+    env = {"CUDA_VISIBLE_DEVICES": "2,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "SECRET_TOKEN": "x"}
+    variables, devices, carried = asker.ask(expression, H100x8, env)
+    folder = str(asker.libraries.driver_folder)
+    assert variables == carried == {
+        "CUDA_VISIBLE_DEVICES": "2,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "LD_LIBRARY_PATH": folder,
+    }  # fmt: skip
+    assert devices == 2
 
 
 CONTAINERS: dict[str, tuple[dict[str, str], dict[str, str], str | None]] = {
@@ -1097,3 +1236,16 @@ def installed_here(site: Path) -> set[str]:
     """The distributions of the environment that runs the tests."""
     others = [entry for entry in sys.path if entry != str(site)]
     return {found.metadata["Name"].lower() for found in metadata.distributions(path=others)}
+
+
+def test_a_child_that_cannot_be_started_is_an_answer_too() -> None:
+    script = """
+import resource
+from pytest_bionemo.probes.child import Child
+resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))
+child = Child("pytest_bionemo.probes.nvml:read", 10)
+child.close()
+print(child.answer().failure)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "its process could not be started: [Errno 24] Too many open files"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,16 @@ import pytest
 from pytest_bionemo.facts import drivers, family
 from pytest_bionemo.facts.family import FamilyPackage
 from pytest_bionemo.model import Gpu, GpuEnv
+from pytest_bionemo.probes import host
 from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.torch_build import TorchBuild, TorchDevice
-from pytest_bionemo.rules import LibcudaProblem, driver_runs, libcuda_problem
+from pytest_bionemo.rules import (
+    LibcudaProblem,
+    driver_runs,
+    effective_driver,
+    has_torch_glibc,
+    libcuda_problem,
+)
 
 GIB = 1 << 30
 H100 = Gpu(0, name="NVIDIA H100 80GB HBM3", memory_bytes=80 * GIB)
@@ -39,19 +47,48 @@ DEVICE = TorchDevice("GPU-1", "NVIDIA H100 80GB HBM3", (9, 0), 80 * GIB)
     ],
 )
 def test_the_minimum_of_the_family_decides(driver: str | None, cuda: str, runs: bool | None) -> None:
-    assert driver_runs(GpuEnv(driver=driver), TorchBuild(cuda=cuda)) is runs
+    assert driver_runs(GpuEnv(driver=driver), TorchBuild(cuda=cuda), None) is runs
 
 
 @pytest.mark.parametrize("cuda", ["13.0", "99.0"])
 @pytest.mark.parametrize("driver", ["450.80.02", None])
 def test_a_torch_that_sees_its_devices_proves_more_than_a_table(driver: str | None, cuda: str) -> None:
-    assert driver_runs(GpuEnv(driver=driver), TorchBuild(cuda=cuda, devices=(DEVICE,))) is True
+    assert driver_runs(GpuEnv(driver=driver), TorchBuild(cuda=cuda, devices=(DEVICE,)), None) is True
 
 
 def test_the_rule_follows_the_table_of_drivers() -> None:
     minimum = drivers.family_minimum("13.0")
     assert minimum is not None
-    assert driver_runs(GpuEnv(driver=minimum), TorchBuild(cuda="13.2")) is True
+    assert driver_runs(GpuEnv(driver=minimum), TorchBuild(cuda="13.2"), None) is True
+
+
+@pytest.mark.parametrize(
+    ("found", "gpu", "runs"),
+    [
+        ("580.65.06", "H100", True),
+        ("575.57.08", "H100", False),  # not new enough itself
+        ("580.65.06", "RTX4090", False),  # not for this GPU
+        (None, "H100", False),
+    ],
+)
+def test_a_fitting_libcuda_counts_before_the_driver(found: str | None, gpu: str, runs: bool) -> None:
+    env = GpuEnv(driver="550.144.03", gpus=({"H100": H100, "RTX4090": RTX4090}[gpu],))
+    assert driver_runs(env, TorchBuild(cuda="13.0"), library(found)) is runs
+
+
+def test_the_newer_of_driver_and_libcuda_is_what_programs_get() -> None:
+    env, seeing = GpuEnv(driver="580.95.05", gpus=(H100,)), TorchBuild(cuda="13.0", devices=(DEVICE,))
+    assert effective_driver(env, seeing, library("595.45.04")) == "595.45.04"
+    assert effective_driver(env, seeing, library("550.54.15")) == "580.95.05"
+    assert effective_driver(env, seeing, None) == "580.95.05"
+
+
+@pytest.mark.parametrize(
+    ("glibc", "is_new_enough"),
+    [("2.28", True), ("2.36-9+deb12", True), ("2.17", False), ("2.5", False), ("odd", False), (None, False)],
+)
+def test_glibc_is_compared_by_its_numbers(glibc: str | None, is_new_enough: bool) -> None:
+    assert has_torch_glibc(replace(host.read(), glibc=glibc)) is is_new_enough
 
 
 DRIVER = "570.133.20"
@@ -125,3 +162,9 @@ def test_what_can_be_installed_is_a_part_of_the_family() -> None:
     assert "bionemo-noodles" not in [found.name for found in family.installable("3.13.0", "x86_64")]
     assert family.packages() is family.packages()
     assert package("bionemo-core").import_name == "bionemo.core"
+
+
+def test_a_package_is_found_by_its_name() -> None:
+    assert family.find("bionemo-evo2").on_pypi is False
+    with pytest.raises(LookupError, match="nobody is not in the table"):
+        family.find("nobody")

@@ -7,17 +7,17 @@ installed distribution, the environment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from conftest import Rig, python_version
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
-from standin import H100_MIG, A10Gx1, B200x8, H100x8, RTX4090x1, T4x1, V100x1
+from standin import H100_MIG, A10Gx1, B200x8, H100x8, RTX4090x1, StandinGpu, T4x1, V100x1
 from standin.distributions import remove_file, write_distribution
-from standin.torch_package import StandinTorch
+from standin.torch_package import Device, StandinTorch
 
 Change = Callable[[Rig], object]
 
@@ -56,6 +56,33 @@ def node_fault(function: str, fault: str | int) -> Change:
 
 def no_driver(rig: Rig) -> None:
     rig.node = None
+
+
+def no_driver_in_windows(rig: Rig) -> None:
+    no_driver(rig)
+    on_host(release="5.15.167.4-microsoft-standard-WSL2")(rig)
+
+
+def no_nvml_in_a_container(rig: Rig) -> None:
+    rig.node = None
+    rig.torch = StandinTorch(devices=shown(H100x8.gpus))
+    rig.variables["KUBERNETES_SERVICE_HOST"] = "10.0.0.1"
+
+
+def shown(gpus: Sequence[StandinGpu]) -> list[Device]:
+    """What torch says of these GPUs."""
+    return [(gpu.uuid, gpu.name, *gpu.compute_capability, gpu.memory_bytes) for gpu in gpus]
+
+
+def closed_gpus(*indices: int) -> Change:
+    """GPUs that a cgroup keeps from this job."""
+
+    def inject(rig: Rig) -> None:
+        rig.node = H100x8
+        for index in indices:
+            rig.node = rig.node.with_gpu_fault(index, "nvmlDeviceGetHandleByIndex_v2", 4)
+
+    return inject
 
 
 def no_gpus(rig: Rig) -> None:
@@ -182,6 +209,22 @@ def scdl_without_metadata(rig: Rig) -> None:
     (rig.site / "bionemo_scdl-0.1.3.dist-info" / "METADATA").unlink()
 
 
+def damaged(name: str) -> Change:
+    def inject(rig: Rig) -> None:
+        write_distribution(rig.site, name, "2.1", {"bionemo/other/__init__.py": "", "bionemo/other/x.py": ""})
+        remove_file(rig.site, name, "bionemo/other/x.py")
+
+    return inject
+
+
+def both(*changes: Change) -> Change:
+    def inject(rig: Rig) -> None:
+        for change in changes:
+            change(rig)
+
+    return inject
+
+
 def scdl_twice(rig: Rig) -> None:
     scdl(rig)
     write_distribution(rig.site, "bionemo-scdl", "0.1.2", {}, requires_python=">=3.10")
@@ -191,10 +234,23 @@ def scdl_for_another_python(rig: Rig) -> None:
     write_distribution(rig.site, "bionemo-scdl", "0.1.3", MODULE, requires_python="<3.10")
 
 
+OLD_H100x8 = H100x8.with_driver("550.144.03", 12040)
+BESIDE_MIG = replace(H100x8, gpus=H100x8.gpus[:7] + H100_MIG.gpus)
+
 # ---- the pairs
 
 TWINS: dict[str, Twin] = {
-    "host::runs_linux": Twin({"another kernel": Fault(on_host(sysname="FreeBSD"), "FreeBSD", action="REPLACE_NODE")}),
+    "host::runs_linux": Twin(
+        {
+            "another kernel": Fault(on_host(sysname="FreeBSD"), "FreeBSD", action="REPLACE_NODE"),
+            "a Mac": Fault(
+                without_torch_on(sysname="Darwin", machine="arm64", glibc="none"),
+                "Darwin",
+                "run this on Linux\nor, on Windows, inside WSL 2",
+                "REPLACE_NODE",
+            ),
+        }
+    ),
     "host::has_supported_processor": Twin(
         {"another processor": Fault(on_host(machine="ppc64le"), "ppc64le.*x86_64", action="REPLACE_NODE")},
         healthy=on_host(machine="aarch64"),
@@ -212,12 +268,31 @@ TWINS: dict[str, Twin] = {
             "no library": Fault(no_driver, "libnvidia-ml.so.1 is not found"),
             "no kernel module": Fault(node_fault("nvmlInitWithFlags", 9), "kernel driver is not loaded"),
             "versions differ": Fault(node_fault("nvmlInitWithFlags", 18), "different versions", action="REBOOT_NODE"),
+            "no library in WSL 2": Fault(
+                no_driver_in_windows, "libnvidia-ml", "driver on Windows, never inside WSL 2"
+            ),
+            "NVML alone": Fault(
+                no_nvml_in_a_container,
+                "missing from the container, although CUDA works: PyTorch sees 8 GPUs",
+                "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+            ),
             "no permission": Fault(node_fault("nvmlInitWithFlags", 4), "may not talk", "--gres=gpu"),
+            "no GPU of this job": Fault(
+                closed_gpus(*range(8)), "may use none of the 8 GPUs", "ask the administrator"
+            ),
+            "no version": Fault(
+                machine(H100x8.with_driver("Not Supported", 13000)), "'Not Supported'", action="REBOOT_NODE"
+            ),
+            "one GPU hangs": Fault(
+                lambda rig: setattr(rig, "node", H100x8.with_gpu_fault(3, "nvmlDeviceGetName", "hang")),
+                "no answer within 2 s, while asking GPU 3",
+                action="REBOOT_NODE",
+            ),
             "lost": Fault(node_fault("nvmlInitWithFlags", 15), r"GPU is lost.*15", "reboot", "REBOOT_NODE"),
             "out of memory": Fault(node_fault("nvmlInitWithFlags", 20), "code 20", action="REBOOT_NODE"),
             "crash": Fault(node_fault("nvmlInitWithFlags", "crash"), "SIGSEGV", action="REBOOT_NODE"),
             "hang": Fault(node_fault("nvmlInitWithFlags", "hang"), "no answer within 2 s", action="REBOOT_NODE"),
-            "no version": Fault(
+            "version unknown": Fault(
                 node_fault("nvmlSystemGetDriverVersion", 999), "does not answer|lost access", action=""
             ),
         },
@@ -232,14 +307,22 @@ TWINS: dict[str, Twin] = {
         parameter="gpu3",
     ),
     "driver::expected_count": Twin(
-        {"one less": Fault(one_gpu_less, "7 GPUs .*expected 8", "lspci", "REBOOT_NODE")},
+        {
+            "one less": Fault(one_gpu_less, "7 GPUs .*expected 8", "lspci", "REBOOT_NODE"),
+            "not this job's": Fault(closed_gpus(6, 7), "6 GPUs .*2 more .*not this job's, expected 8", "scheduler"),
+        },
         options=("--bionemo-expect-gpus=8",),
     ),
     "driver::visible_devices_valid": Twin(
         {
             "empty": Fault(variable("CUDA_VISIBLE_DEVICES", ""), "it is empty", "unset"),
-            "unknown index": Fault(variable("CUDA_VISIBLE_DEVICES", "0,8"), r"no GPU 8 \(0 to 7\)"),
-            "minus one": Fault(variable("CUDA_VISIBLE_DEVICES", "-1"), "no GPU -1"),
+            "unknown index": Fault(variable("CUDA_VISIBLE_DEVICES", "0,8"), r"no GPU 8 \(they are 0 to 7\)"),
+            "minus one": Fault(variable("CUDA_VISIBLE_DEVICES", "-1"), "-1 hides every GPU"),
+            "of Slurm": Fault(variable("CUDA_VISIBLE_DEVICES", "NoDevFiles"), "Slurm gave", "--gres=gpu:1"),
+            "empty under cuda-compat": Fault(
+                both(libcuda_on(A10Gx1, "580.65.06", "Error 100"), variable("CUDA_VISIBLE_DEVICES", "")),
+                "it is empty",
+            ),
             "twice": Fault(variable("CUDA_VISIBLE_DEVICES", "0,1,0"), "names 0 twice"),
             "unknown UUID": Fault(variable("CUDA_VISIBLE_DEVICES", "GPU-ffffffff"), "no device has the UUID"),
             "unknown MIG": Fault(variable("CUDA_VISIBLE_DEVICES", "MIG-ffffffff"), "no device has the UUID"),
@@ -261,7 +344,20 @@ TWINS: dict[str, Twin] = {
     "driver::supports_torch_cuda": Twin(
         {
             "older family": Fault(
-                machine(A10Gx1), r"550\.144\.03.*CUDA 13\.0 \(needs 580", r"\$ pip install .torch==2\.10"
+                machine(A10Gx1),
+                r"550\.144\.03.*CUDA 13\.0 \(needs 580",
+                r"^\$ pip install .torch==2\.10.*\nor update the driver to 580",
+            ),
+            "no PyTorch for it": Fault(
+                both(machine(A10Gx1), on_host(machine="aarch64")), r"550\.144\.03", r"^update the driver to 580\.65"
+            ),
+            "in WSL 2": Fault(
+                both(machine(A10Gx1), on_host(release="6.6.87.2-microsoft-standard-WSL2")),
+                r"550\.144\.03",
+                "or update the driver on Windows, never inside WSL 2, to 580",
+            ),
+            "the same version for another CUDA": Fault(
+                machine(A10Gx1, version="2.10.0+cu130"), r"2\.10\.0\+cu130", r"--force-reinstall .torch==2\.10"
             ),
         },
     ),
@@ -278,22 +374,32 @@ TWINS: dict[str, Twin] = {
     "torch::installed": Twin(
         {
             "absent": Fault(no_torch, "not installed", r"\$ pip install .torch==2\.14"),
-            "files gone": Fault(torch_without_files, "files are gone", r"\$ pip install .torch"),
+            "files gone": Fault(torch_without_files, "files are gone", r"\$ pip install --force-reinstall .torch"),
+            "no build for CUDA": Fault(
+                both(lambda rig: setattr(rig, "node", A10Gx1), without_torch_on(machine="aarch64")),
+                "not installed",
+                "^update the driver to 580",
+            ),
         }
     ),
     "torch::imports": Twin(
         {
             "missing library": Fault(
-                torch(import_error="ImportError: libcublas.so.12: cannot open shared object file"), "libcublas.so.12"
+                torch(import_error="ImportError: libcublas.so.12: cannot open shared object file"),
+                "libcublas.so.12",
+                r"\$ pip install --force-reinstall .torch==2\.14",
             ),
             "older nvJitLink": Fault(
                 torch(import_error="ImportError: undefined symbol: __nvJitLinkComplete_12_4"),
                 "nvJitLinkComplete",
-                "LD_LIBRARY_PATH",
+                "LD_LIBRARY_PATH\nor reinstall PyTorch",
             ),
             "dependency missing": Fault(torch(import_error="ModuleNotFoundError: No module named 'sympy'"), "sympy"),
             "crash": Fault(torch(import_crashes=True), "SIGSEGV"),
             "hang": Fault(torch(import_hangs=True), "no answer within 2 s", "bionemo-timeout"),
+            "CUDA hangs": Fault(
+                torch(init_hangs=True), "cannot be read.* 2 s, while starting CUDA", "dmesg", "REBOOT_NODE"
+            ),
         },
         options=("--bionemo-timeout=2",),
     ),
@@ -301,6 +407,12 @@ TWINS: dict[str, Twin] = {
         {
             "CPU build": Fault(torch(version="2.13.0+cpu", cuda=None), "CPU only.*8 NVIDIA GPUs", r"\$ pip install"),
             "ROCm build": Fault(torch(version="2.14.1+rocm7", cuda=None, hip="7.0"), "ROCm 7.0"),
+            "one GPU": Fault(machine(T4x1, version="2.13.0+cpu", cuda=None), "does not see the NVIDIA GPU"),
+            "CPU build for aarch64": Fault(
+                both(machine(A10Gx1, version="2.10.0", cuda=None), on_host(machine="aarch64")),
+                "CPU only",
+                "^update the driver to 580",
+            ),
         }
     ),
     "torch::covers": Twin(
@@ -326,15 +438,37 @@ TWINS: dict[str, Twin] = {
                 "REPLACE_NODE",
             ),
             "fewer": Fault(
-                torch(devices=[(gpu.uuid, gpu.name, 9, 0, gpu.memory_bytes) for gpu in H100x8.gpus[:7]]),
+                torch(devices=shown(H100x8.gpus[:7])),
                 "sees 7 GPUs, the driver shows 8",
                 "nvidia-smi -L",
                 "REBOOT_NODE",
             ),
             "others": Fault(
-                torch(devices=[(gpu.uuid, gpu.name, 9, 0, gpu.memory_bytes) for gpu in B200x8.gpus]),
-                "which the driver does not show",
+                torch(devices=shown(B200x8.gpus)), "which the driver does not show", action="REBOOT_NODE"
+            ),
+            "one GPU eight times": Fault(
+                torch(devices=shown(H100x8.gpus[:1] * 8)), "more than once", action="REBOOT_NODE"
+            ),
+            "blind to one": Fault(machine(T4x1, devices=()), "does not see the GPU: ", action="REBOOT_NODE"),
+            "another than the slice": Fault(
+                machine(H100_MIG, devices=shown(B200x8.gpus[:1])), "the driver does not show", action="REBOOT_NODE"
+            ),
+            "fewer beside a slice": Fault(
+                machine(BESIDE_MIG, devices=shown(H100x8.gpus[:1])), "sees 1 GPU, .* shows 8", action="REBOOT_NODE"
+            ),
+            "fewer, the slice hidden": Fault(
+                both(
+                    machine(BESIDE_MIG, devices=shown(H100x8.gpus[:1])),
+                    variable("CUDA_VISIBLE_DEVICES", ",".join(gpu.uuid for gpu in H100x8.gpus[:2])),
+                ),
+                "sees 1 GPU, the driver shows 2",
                 action="REBOOT_NODE",
+            ),
+            "no slice": Fault(
+                machine(H100_MIG.with_gpu(0, migs=())), "MIG mode is on", r"mig -cgi PROFILE -C\nor (.*\n)+.*-mig 0"
+            ),
+            "fabric manager under cuda-compat": Fault(
+                libcuda_on(OLD_H100x8, "580.65.06", "Error 802: not ready"), "Error 802", action="REPLACE_NODE"
             ),
         }
     ),
@@ -361,7 +495,18 @@ TWINS: dict[str, Twin] = {
         {
             "file missing": Fault(scdl_without_a_file, "lacks 1 of its files.*io.py", parameter="bionemo-scdl"),
             "metadata gone": Fault(scdl_without_metadata, "metadata", parameter="bionemo-scdl"),
-            "twice": Fault(scdl_twice, "more than once", "uninstall", parameter="bionemo-scdl"),
+            "twice": Fault(
+                scdl_twice,
+                "more than once",
+                r"until nothing is left:\n\$ pip uninstall bionemo-scdl\n.*\n\$ pip install bionemo-scdl$",
+                parameter="bionemo-scdl",
+            ),
+            "not on PyPI": Fault(
+                damaged("bionemo-geneformer"),
+                "lacks 1",
+                "^install it again from where it came: .* models/geneformer",
+                parameter="bionemo-geneformer",
+            ),
             "another Python": Fault(
                 scdl_for_another_python, rf"needs Python <3\.10, this is {python_version()}", parameter="bionemo-scdl"
             ),
@@ -460,3 +605,85 @@ def test_a_gpu_without_memory_of_its_own_answers(healthy_rig: Rig) -> None:
     run = healthy_rig.validate()
     assert run.outcome("driver::answers[gpu0]") == "passed"
     assert run.bionemo["gpus"][0]["memory_bytes"] is None
+
+
+@pytest.mark.parametrize("kind", ["GPU-", "MIG-", ""])
+def test_a_slice_may_be_reported_by_its_own_uuid_or_by_its_gpus(healthy_rig: Rig, kind: str) -> None:
+    (gpu,) = H100_MIG.gpus
+    uuid = gpu.uuid if kind == "GPU-" else gpu.migs[0].uuid.removeprefix("MIG-" if not kind else "")
+    machine(H100_MIG, devices=[(uuid, "NVIDIA H100 80GB HBM3 MIG 3g.40gb", 9, 0, 1 << 35)])(healthy_rig)
+    assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+def test_whole_gpus_beside_one_in_mig_mode_are_healthy(healthy_rig: Rig) -> None:
+    healthy_rig.node = BESIDE_MIG
+    assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+def test_gpus_of_other_jobs_are_no_fault(healthy_rig: Rig) -> None:
+    closed_gpus(2, 3, 4, 5, 6, 7)(healthy_rig)
+    healthy_rig.variables["CUDA_VISIBLE_DEVICES"] = "0,1"
+    run = healthy_rig.validate("--bionemo-expect-gpus=2")
+    assert run.verdict == "READY_FOR_INSTALL"
+    assert [gpu["index"] for gpu in run.bionemo["gpus"]] == [0, 1]
+
+
+def test_the_parent_of_a_slice_need_not_show_its_memory(healthy_rig: Rig) -> None:
+    healthy_rig.node = H100_MIG.with_gpu_fault(0, "nvmlDeviceGetMemoryInfo", 4)
+    assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+@pytest.mark.parametrize("value", ["0,1,", "0,-1,1"])
+def test_a_list_of_devices_may_have_an_end_mark(healthy_rig: Rig, value: str) -> None:
+    healthy_rig.variables["CUDA_VISIBLE_DEVICES"] = value
+    assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+@pytest.mark.parametrize("driver", ["580.95.05-open", "580.95.05 Release Build"])
+def test_a_decorated_driver_version_is_read(healthy_rig: Rig, driver: str) -> None:
+    healthy_rig.node = H100x8.with_driver(driver, 13000)
+    assert healthy_rig.validate().verdict == "READY_FOR_INSTALL"
+
+
+def test_without_nvml_outside_a_container_both_ways_are_named(healthy_rig: Rig) -> None:
+    healthy_rig.node = None
+    healthy_rig.torch = StandinTorch(devices=shown(H100x8.gpus[:1]))
+    finding = healthy_rig.validate().finding("driver::loads")
+    assert finding["fix"][-1].endswith("start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility "
+                                       "(docker run -e ...)")  # fmt: skip
+
+
+def test_no_gpu_at_all_is_one_finding_that_expects_none_away(healthy_rig: Rig) -> None:
+    no_gpus(healthy_rig)
+    run = healthy_rig.validate("--bionemo-expect-gpus=8")
+    assert run.blockers == ["driver::devices_present"]
+    assert "--bionemo-expect-gpus" not in str(run.bionemo["blockers"])
+
+
+def test_a_driver_too_old_for_torch_is_one_finding(healthy_rig: Rig) -> None:
+    machine(A10Gx1)(healthy_rig)
+    run = healthy_rig.validate()
+    assert run.blockers == ["driver::supports_torch_cuda"]
+    assert "driver::meets_bionemo_minimum" not in run.warnings
+    assert run.gap("driver::meets_bionemo_minimum")["waits_for"] == "bionemo/driver::supports_torch_cuda"
+
+
+@pytest.mark.parametrize("options", [(), ("-n2",)])
+def test_checks_read_the_variables_that_the_children_saw(healthy_rig: Rig, options: tuple[str, ...]) -> None:
+    healthy_rig.write(
+        "conftest.py",
+        "import os, pytest\n"
+        "@pytest.fixture(scope='session', autouse=True)\n"
+        "def one_gpu():\n"
+        "    os.environ.update(CUDA_VISIBLE_DEVICES='0', LD_LIBRARY_PATH='/elsewhere')\n",
+    )
+    healthy_rig.write("test_mine.py", "import os\ndef test_it(): assert os.environ['CUDA_VISIBLE_DEVICES'] == '0'\n")
+    run = healthy_rig.validate(*options, ".")
+    assert run.verdict == "READY_FOR_INSTALL", run.stdout
+
+
+def test_no_list_of_fixes_begins_with_or(healthy_rig: Rig) -> None:
+    for node in (None, A10Gx1.with_driver("470.256.02", 11040), A10Gx1):
+        healthy_rig.node = node
+        for finding in healthy_rig.validate().bionemo["blockers"]:
+            assert not finding["fix"][0].startswith("or")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 from packaging.version import Version
 
-from pytest_bionemo import rules
+from pytest_bionemo import fixes, rules
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.facts import drivers, wheels
 from pytest_bionemo.model import Action, Gpu, GpuEnv, count, describe_gpus
 from pytest_bionemo.options import Options
-from pytest_bionemo.probes import libraries, visible
+from pytest_bionemo.probes import visible
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.torch_build import TorchBuild
 from pytest_bionemo.rules import LibcudaProblem
@@ -30,12 +29,14 @@ _UNKNOWN = 999
 
 
 @check(needs=["linux"])
-def loads(host: Host, gpu_env: GpuEnv, bionemo_options: Options) -> None:
+def loads(host: Host, gpu_env: GpuEnv, machine: Machine, bionemo_options: Options) -> None:
     """The NVIDIA driver answers."""
     if bionemo_options.device == "cpu":
         wait_for(None, "a rehearsal on the CPU asks no GPU")
     if gpu_env.failure is None:
         return
+    if gpu_env.failure.code == _LIBRARY_NOT_FOUND and machine.torch_build.devices:
+        _fail_without_nvml_alone(host, machine.torch_build)
     if gpu_env.failure.code == _LIBRARY_NOT_FOUND:
         _fail_without_library(host)
     if gpu_env.failure.code == _DRIVER_NOT_LOADED:
@@ -43,7 +44,7 @@ def loads(host: Host, gpu_env: GpuEnv, bionemo_options: Options) -> None:
     if gpu_env.failure.code == _LIB_RM_VERSION_MISMATCH:
         _fail_for_mismatch(host)
     if gpu_env.failure.code == _NO_PERMISSION:
-        _fail_for_permission(host)
+        _fail_for_permission(host, gpu_env.hidden_gpus)
     if gpu_env.failure.code == _UNKNOWN and host.container:
         _fail_for_lost_container_access(host)
     _fail_for_anything_else(gpu_env.failure.code, gpu_env.failure.text)
@@ -59,7 +60,7 @@ def _gpu_on_the_bus(host: Host) -> str:
         return ""
     if host.pci_gpus == 0:
         return ", and no NVIDIA GPU is on the PCI bus"
-    return f", but {count(host.pci_gpus, 'NVIDIA GPU')} on the PCI bus"
+    return f", but {count(host.pci_gpus, 'NVIDIA GPU')} {'is' if host.pci_gpus == 1 else 'are'} on the PCI bus"
 
 
 def _pass_gpus_into(container: str) -> str:
@@ -70,35 +71,52 @@ def _pass_gpus_into(container: str) -> str:
     return "start the container with the GPUs: docker run --gpus all ... (needs the NVIDIA Container Toolkit)"
 
 
+def _fail_without_nvml_alone(host: Host, torch: TorchBuild) -> None:
+    ways = ["start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility (docker run -e ...)"]
+    if not host.container:
+        ways.insert(0, "reinstall the NVIDIA driver: its library libnvidia-ml.so.1 is missing")
+    fail(
+        f"NVML (libnvidia-ml.so.1) is missing {'from the container' if host.container else 'here'}, although CUDA "
+        f"works: PyTorch sees {count(len(torch.devices), 'GPU')}",
+        why="without it nobody can say which driver and GPUs these are, and how they are",
+        fix=fixes.alternatives(*ways),
+    )
+
+
 def _fail_without_library(host: Host) -> None:
-    install = f"install the NVIDIA driver, {_newest_minimum()} or newer"
-    fixes = ["run this on a machine with an NVIDIA GPU"] if host.pci_gpus == 0 else []
-    if host.container:
-        fixes += [_pass_gpus_into(host.container), f"on the host: {install}"]
-    else:
-        fixes += [install]
     fail(
         f"no NVIDIA driver: libnvidia-ml.so.1 is not found{_gpu_on_the_bus(host)}",
         why="nothing can run on a GPU without the driver, and what to install depends on its version",
-        fix=[fixes[0], *(f"or {fix}" for fix in fixes[1:])],
+        fix=fixes.alternatives(*_ways_to_a_driver(host)),
         links=[_INSTALL_GUIDE],
     )
 
 
+def _ways_to_a_driver(host: Host) -> list[str]:
+    ways = ["run this on a machine with an NVIDIA GPU"] if host.pci_gpus == 0 else []
+    if host.container:
+        ways.append(_pass_gpus_into(host.container))
+    if host.is_wsl:
+        return [*ways, f"install or {fixes.update_driver(host, _newest_minimum())}"]
+    return [
+        *ways,
+        f"{'on the host: ' if host.container else ''}install the NVIDIA driver, {_newest_minimum()} or newer",
+    ]
+
+
 def _fail_without_kernel_module(host: Host) -> None:
-    if host.container and not host.device_nodes:
-        fixes = [_pass_gpus_into(host.container)]
+    if host.is_wsl:
+        fix = _ways_to_a_driver(host)
+    elif host.container and not host.device_nodes:
+        fix = [_pass_gpus_into(host.container)]
     elif host.pci_gpus == 0:
-        fixes = ["run this on a machine with an NVIDIA GPU: the driver's library is installed, a GPU is not there"]
+        fix = ["run this on a machine with an NVIDIA GPU: the driver's library is installed, a GPU is not there"]
     else:
-        fixes = [
-            "$ sudo modprobe nvidia",
-            "or, after a kernel update, reinstall the driver for the new kernel",
-        ]
+        fix = ["$ sudo modprobe nvidia", "reinstall the driver for the kernel that runs, after a kernel update"]
     fail(
         f"the NVIDIA kernel driver is not loaded, or it found no device{_gpu_on_the_bus(host)}",
         why="the driver's library is there, but no kernel driver serves it",
-        fix=fixes,
+        fix=fixes.alternatives(*fix),
         links=[_INSTALL_GUIDE],
     )
 
@@ -114,15 +132,20 @@ def _fail_for_mismatch(host: Host) -> None:
     )
 
 
-def _fail_for_permission(host: Host) -> None:
+_ASK_FOR_A_GPU = "ask the scheduler for a GPU (Slurm: --gres=gpu:1 or --gpus=1)"
+
+
+def _fail_for_permission(host: Host, hidden: int) -> None:
     nodes = ", ".join(host.device_nodes[:3]) or "/dev/nvidia*"
+    closed = (
+        f"this user or job may use {'none of the' if hidden > 1 else 'not the'} {count(hidden, 'GPU')} of the driver"
+    )
     fail(
-        f"this user may not talk to the NVIDIA driver ({nodes})",
+        closed if hidden else f"this user may not talk to the NVIDIA driver ({nodes})",
         why="the device files are closed to this user, or a cgroup denies them to this job",
         fix=[
-            "ask the scheduler for a GPU (Slurm: --gres=gpu:1 or --gpus=1)",
-            "or add this user to the group of the device files, and log in again:",
-            "$ sudo usermod -aG video,render USER",
+            _ASK_FOR_A_GPU,
+            "or ask the administrator to open the device files to this user (often by the group video or render)",
         ],
     )
 
@@ -143,22 +166,23 @@ def _fail_for_anything_else(code: int | None, text: str) -> None:
     fail(
         f"the NVIDIA driver does not answer: {text}{known}",
         why="no program on this machine can be sure of a GPU whose driver does not answer",
-        fix=["look at the kernel log for NVRM and Xid lines: $ sudo dmesg | grep -i nvrm", "reboot the node"],
+        fix=["look at the kernel log for NVRM and Xid lines: $ sudo dmesg | grep -i nvrm", "reboot the node",
+             "if it does not answer then, reinstall the driver"],
         action=Action.REBOOT_NODE,
-    )
+    )  # fmt: skip
 
 
 @check()
 def devices_present(driver: GpuEnv, host: Host) -> None:
     """The driver sees at least one GPU."""
     if not driver.gpus:
-        fixes = ["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node"]
+        fix = ["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node"]
         if host.container:
-            fixes.insert(0, _pass_gpus_into(host.container))
+            fix = [_pass_gpus_into(host.container), f"or, on the host, {fix[0]}", f"and {fix[1]}"]
         fail(
             f"driver {driver.driver} is loaded and sees no GPU{_gpu_on_the_bus(host)}",
             why="nothing can run on a GPU that the driver does not see",
-            fix=fixes,
+            fix=fix,
             action=Action.REBOOT_NODE if host.pci_gpus else Action.FIX_SOFTWARE,
         )
 
@@ -178,41 +202,48 @@ def answers(any_gpu: Gpu) -> None:
 
 
 @check()
-def expected_count(driver: GpuEnv, bionemo_options: Options) -> None:
+def expected_count(driver: GpuEnv, gpus: tuple[Gpu, ...], bionemo_options: Options) -> None:
     """The machine has as many GPUs as --bionemo-expect-gpus says."""
     expected = bionemo_options.expect_gpus
     if expected is None:
         not_applicable("--bionemo-expect-gpus states no number")
-    if len(driver.gpus) != expected:
+    if len(gpus) != expected:
+        others = f", and has {driver.hidden_gpus} more that are not this job's" if driver.hidden_gpus else ""
+        is_lost = len(gpus) + driver.hidden_gpus < expected
+        ways = ["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node"] if is_lost else []
+        if not is_lost and len(gpus) < expected:
+            ways = [f"ask the scheduler for {count(expected, 'GPU')}"]
+        right = f"if {len(gpus)} is right: --bionemo-expect-gpus {len(gpus)}"
         fail(
-            f"the driver sees {describe_gpus(driver.gpus)}, expected {expected}",
+            f"the driver sees {describe_gpus(gpus)}{others}, expected {expected}",
             why="a job that is planned for more GPUs fails or waits; one GPU less is how a lost GPU shows",
-            fix=["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node",
-                 f"or, if {len(driver.gpus)} is right: --bionemo-expect-gpus {len(driver.gpus)}"],
-            action=Action.REBOOT_NODE if len(driver.gpus) < expected else Action.FIX_SOFTWARE,
-        )  # fmt: skip
+            fix=[*ways, f"or, {right}"] if ways else right,
+            action=Action.REBOOT_NODE if is_lost else Action.FIX_SOFTWARE,
+        )
 
 
 @check()
-def visible_devices_valid(gpus: tuple[Gpu, ...]) -> None:
+def visible_devices_valid(gpus: tuple[Gpu, ...], machine: Machine) -> None:
     """CUDA_VISIBLE_DEVICES names GPUs that exist, each once."""
-    seen = visible.read(gpus, os.environ)
+    seen = visible.read(gpus, machine.variables)
     if seen.problem:
+        from_slurm = [_ASK_FOR_A_GPU] if (seen.value or "").strip() == visible.NO_DEVICE_FILES else []
         fail(
             f'{visible.VARIABLE} is "{seen.value}": {seen.problem}',
-            why=f"CUDA programs see {len(seen.uuids) or 'none'} of the {count(len(gpus), 'GPU')} here",
-            fix=[
+            why=f"CUDA programs see {len(seen.uuids) or 'none'} of what is here ({count(len(gpus), 'GPU')})",
+            fix=fixes.alternatives(
+                *from_slurm,
                 f"unset {visible.VARIABLE}",
-                "or name existing devices, by index or by UUID ($ nvidia-smi -L lists both)",
-            ],
+                "name existing devices, by index or by UUID ($ nvidia-smi -L lists both)",
+            ),
             links=["https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html"],
         )
 
 
 @check()
-def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine) -> None:
+def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine, host: Host) -> None:
     """No other libcuda comes before the driver's own, or it is one that this driver and GPU accept."""
-    library = libraries.libcuda()
+    library = machine.libcuda
     problem = rules.libcuda_problem(library, driver, machine.torch_build)
     if library is None or problem is None:
         return
@@ -228,61 +259,63 @@ def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine) -> Non
             f"LD_LIBRARY_PATH puts libcuda {library.version} ({library.path}) before the one of driver "
             f"{driver.driver}",
             why="a cuda-compat package older than the driver does not work with it (error 803)",
-            fix=[drop, "or remove the cuda-compat package from the image"],
+            fix=fixes.alternatives(drop, "remove the cuda-compat package from the image"),
             links=[_COMPATIBILITY],
         )
     fail(
         f"LD_LIBRARY_PATH puts libcuda {library.version} ({library.path}) before the one of driver "
         f"{driver.driver}, and {describe_gpus(gpus)} cannot use a newer one",
         why="forward compatibility is for data centre GPUs; every CUDA call fails (error 804)",
-        fix=[f"update the driver to {library.version} or newer", f"or {drop}"],
+        fix=fixes.alternatives(fixes.update_driver(host, library.version or "a newer one"), drop),
         links=[_COMPATIBILITY],
     )
 
 
-@check(needs=["own_libcuda"])
-def supports_torch_cuda(driver: GpuEnv, gpus: tuple[Gpu, ...], cuda_torch: TorchBuild, host: Host) -> None:
+@check(needs=["gpus"])
+def supports_torch_cuda(driver: GpuEnv, own_libcuda: CudaLibrary | None, cuda_torch: TorchBuild, host: Host) -> None:
     """The driver supports the CUDA version that PyTorch was built for."""
-    runs = rules.driver_runs(driver, cuda_torch)
+    runs = rules.driver_runs(driver, cuda_torch, own_libcuda)
     if runs is None:
         wait_for(None, f"no minimum driver is known for CUDA {cuda_torch.cuda}")
     if not runs:
         needed = drivers.family_minimum(cuda_torch.cuda or "")
-        wheel = wheels.best_for(driver.driver or "", driver.capabilities, host.python)
+        newer = drivers.toolkit_driver(cuda_torch.cuda or "") or needed or ""
         fail(
             f"driver {driver.driver}; PyTorch {cuda_torch.version} is built for CUDA {cuda_torch.cuda} "
             f"(needs {needed} or newer)",
             why='every CUDA call would fail: "CUDA driver version is insufficient"',
-            fix=[
-                *([wheels.install(wheel)] if wheel else []),
-                f"or update the driver to {drivers.toolkit_driver(cuda_torch.cuda or '') or needed} or newer",
-            ],
+            fix=fixes.alternatives(
+                *fixes.fitting_torch(driver, host, cuda_torch.version), fixes.update_driver(host, newer)
+            ),
             links=[_COMPATIBILITY],
         )
 
 
 @check(severity="warning")
-def has_all_features_for_torch(driver: GpuEnv, usable_torch: TorchBuild) -> None:
+def has_all_features_for_torch(
+    driver: GpuEnv, own_libcuda: CudaLibrary | None, usable_torch: TorchBuild, host: Host
+) -> None:
     """The driver has every feature of the CUDA version that PyTorch was built for."""
     needed = drivers.toolkit_driver(usable_torch.cuda or "")
     if needed is None:
         not_applicable(f"no full-feature driver is recorded for CUDA {usable_torch.cuda}")
-    if drivers.is_older(driver.driver or "", needed):
+    found = rules.effective_driver(driver, usable_torch, own_libcuda) or ""
+    if drivers.is_older(found, needed):
         fail(
-            f"driver {driver.driver}; CUDA {usable_torch.cuda} has all its features from {needed} on",
+            f"driver {found}; CUDA {usable_torch.cuda} has all its features from {needed} on",
             why="code that is compiled at run time (PTX) and the newest driver features may fail",
-            fix=f"update the driver to {needed} or newer",
+            fix=fixes.update_driver(host, needed),
             links=[_COMPATIBILITY],
         )
 
 
-@check(severity="warning")
-def meets_bionemo_minimum(driver: GpuEnv) -> None:
+@check(severity="warning", needs=["usable_torch"])
+def meets_bionemo_minimum(driver: GpuEnv, host: Host) -> None:
     """The driver is one that BioNeMo's documentation supports."""
     needed = drivers.bionemo_minimum()
     if drivers.is_older(driver.driver or "", needed):
         fail(
             f"driver {driver.driver}; BioNeMo's documentation supports {needed} and newer",
             why="BioNeMo may work, but it is not tested with older drivers",
-            fix=f"update the driver to {needed} or newer",
+            fix=fixes.update_driver(host, needed),
         )

@@ -17,12 +17,12 @@ def runs_linux(host: Host) -> None:
         fail(
             f"the operating system is {host.system}; PyTorch for CUDA and BioNeMo run on Linux",
             why="no CUDA build of PyTorch and no BioNeMo package is published for it",
-            fix="run on Linux, on Windows inside WSL 2",
+            fix=["run this on Linux", "or, on Windows, inside WSL 2"],
             action=Action.REPLACE_NODE,
         )
 
 
-@check()
+@check(needs=["linux"])
 def has_supported_processor(host: Host) -> None:
     """The processor architecture is one that PyTorch is built for."""
     if not rules.has_torch_processor(host):
@@ -35,7 +35,7 @@ def has_supported_processor(host: Host) -> None:
         )
 
 
-@check()
+@check(needs=["linux"])
 def has_glibc_for_torch(host: Host, machine: Machine) -> None:
     """The C library can load PyTorch's wheels."""
     # A PyTorch that is loaded is the stronger proof.

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
+from typing import NamedTuple
 
+from pytest_bionemo import fixes
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
-from pytest_bionemo.facts import architectures, wheels
+from pytest_bionemo.facts import architectures
 from pytest_bionemo.model import Action, Gpu, GpuEnv, count
 from pytest_bionemo.probes import packages, visible
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import Shadow
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.toolkit import Toolkit
-from pytest_bionemo.probes.torch_build import TorchBuild
+from pytest_bionemo.probes.torch_build import STARTING_CUDA, TorchBuild, TorchDevice
 
 _START_LOCALLY = "https://pytorch.org/get-started/locally/"
-
-
-def _install(env: GpuEnv, host: Host) -> list[str]:
-    """How to get a PyTorch that fits this driver, these GPUs and this Python; without a driver, any."""
-    if not env.has_driver:
-        return ["$ pip install torch"]
-    wheel = wheels.best_for(env.driver or "", env.capabilities, host.python)
-    if wheel is None:
-        return [
-            f"update the driver: no PyTorch on record fits driver {env.driver}, these GPUs and Python {host.python}"
-        ]
-    return [wheels.install(wheel)]
 
 
 @check()
@@ -40,39 +29,52 @@ def installed(machine: Machine, gpu_env: GpuEnv, host: Host, torch_is_due: None)
             if leftover
             else "PyTorch is not installed in this Python environment",
             why="every BioNeMo model and recipe trains with PyTorch",
-            fix=_install(gpu_env, host),
+            fix=fixes.install_torch(gpu_env, host, is_broken=leftover is not None),
             links=[_START_LOCALLY],
         )
 
 
-# A pattern of an import error, why it happens, how to fix it.
-_IMPORT_ERRORS: tuple[tuple[str, str, str], ...] = (
-    (
+class _ImportError(NamedTuple):
+    """Why an import fails with an error like this, and how to fix it other than by another PyTorch."""
+
+    pattern: str
+    why: str
+    fix: str = ""
+    reinstall: bool = True
+    action: Action = Action.FIX_SOFTWARE
+
+
+_IMPORT_ERRORS = (
+    _ImportError(
+        f"while {STARTING_CUDA}",
+        "the driver or a GPU does not let CUDA start",
+        "look at the kernel log: $ sudo dmesg | grep -i -e nvrm -e nvidia; then reboot the node",
+        reinstall=False,
+        action=Action.REBOOT_NODE,
+    ),
+    _ImportError(
         r"undefined symbol: \S*nvJitLink|libnvJitLink",
         "an older libnvJitLink is found before the one that this build needs",
         "take folders with CUDA libraries out of LD_LIBRARY_PATH",
     ),
-    (
-        r"undefined symbol",
-        "a library of another build is mixed in",
-        "reinstall PyTorch and what was compiled against it",
-    ),
-    (
+    _ImportError(r"undefined symbol", "a library of another build is mixed in"),
+    _ImportError(
         r"GLIBC(XX)?_[\d.]+' not found",
         "the system's C or C++ library is too old",
         "use a newer Linux or container image",
+        reinstall=False,
     ),
-    (
-        r"lib\S+\.so\S*: cannot open shared object file",
-        "a CUDA library that the build needs is not installed",
-        "reinstall PyTorch with its dependencies",
+    _ImportError(
+        r"lib\S+\.so\S*: cannot open shared object file", "a CUDA library that the build needs is not installed"
     ),
-    (
+    _ImportError(
         r"no answer within",
         "the file system is slow, or the import hangs",
         "raise --bionemo-timeout, or look at the disk",
+        reinstall=False,
     ),
-    (r"killed by SIG", "a library crashes the interpreter", "reinstall PyTorch with its dependencies"),
+    _ImportError(r"killed by SIG", "a library crashes the interpreter"),
+    _ImportError("", "no program can use PyTorch"),
 )
 
 
@@ -81,18 +83,20 @@ def imports(torch_installed: TorchBuild, gpu_env: GpuEnv, host: Host) -> None:
     """PyTorch imports."""
     error = torch_installed.import_error
     if error:
-        why, fix = next(
-            ((why, fix) for pattern, why, fix in _IMPORT_ERRORS if re.search(pattern, error)),
-            ("no program can use PyTorch", "reinstall PyTorch with its dependencies"),
-        )
+        known = next(known for known in _IMPORT_ERRORS if re.search(known.pattern, error))
         fail(
-            f"import torch fails: {error}",
-            why=why,
-            fix=[
-                fix,
-                *(f"or {line}" if not line.startswith("$ ") else line for line in _install(gpu_env, host)),
-            ],
+            f"{'PyTorch cannot be read' if STARTING_CUDA in error else 'import torch fails'}: {error}",
+            why=known.why,
+            fix=[*([known.fix] if known.fix else []), *(_reinstall(known, gpu_env, host) if known.reinstall else [])],
+            action=known.action,
         )
+
+
+def _reinstall(known: _ImportError, env: GpuEnv, host: Host) -> list[str]:
+    lead = f"{'or ' if known.fix else ''}reinstall PyTorch, and what was compiled against it"
+    fitting = fixes.fitting_torch(env, host, is_broken=True)
+    lines = fitting or [f"and {line}" for line in fixes.install_torch(env, host)]
+    return [f"{lead}:" if lines[0].startswith("$ ") else lead, *lines]
 
 
 @check()
@@ -101,11 +105,21 @@ def is_cuda_build(torch_build: TorchBuild, driver: GpuEnv, host: Host) -> None:
     if torch_build.cuda is None:
         kind = f"a ROCm {torch_build.hip} build" if torch_build.hip else "a build for the CPU only"
         fail(
-            f"PyTorch {torch_build.version} is {kind}: it sees none of the {count(len(driver.gpus), 'NVIDIA GPU')}",
+            f"PyTorch {torch_build.version} is {kind}: it {_sees_none_of(len(driver.gpus), 'NVIDIA GPU')}",
             why="it cannot run anything on an NVIDIA GPU",
-            fix=["$ pip uninstall torch", *_install(driver, host)],
+            fix=_replace(driver, host),
             links=[_START_LOCALLY],
         )
+
+
+def _replace(env: GpuEnv, host: Host) -> list[str]:
+    """How to get a PyTorch for CUDA instead of another kind; pip would keep that where the versions agree."""
+    fitting = fixes.fitting_torch(env, host)
+    return ["$ pip uninstall torch", *fitting] if fitting else fixes.install_torch(env, host)
+
+
+def _sees_none_of(number: int, noun: str = "GPU") -> str:
+    return f"does not see the {noun}" if number == 1 else f"sees none of the {count(number, noun)}"
 
 
 @check()
@@ -120,31 +134,42 @@ def covers(gpu: Gpu, cuda_torch: TorchBuild, driver: GpuEnv, host: Host) -> None
             f"{gpu.name} has compute capability {capability}; PyTorch {cuda_torch.version} is built for "
             f"{' '.join(cuda_torch.arch_list)}",
             why='every kernel would fail: "no kernel image is available for execution on the device"',
-            fix=_install(driver, host),
+            fix=fixes.install_torch(driver, host, cuda_torch.version),
         )
 
 
 @check()
-def sees_same_gpus(answering_gpus: tuple[Gpu, ...], usable_torch: TorchBuild) -> None:
+def sees_same_gpus(answering_gpus: tuple[Gpu, ...], usable_torch: TorchBuild, machine: Machine) -> None:
     """PyTorch sees the GPUs that the driver shows."""
-    gpus = answering_gpus
-    expected = visible.read(gpus, os.environ)
+    expected = visible.read(answering_gpus, machine.variables)
     if expected.problem:
         wait_for("driver::visible_devices_valid", f"{visible.VARIABLE} is not valid")
+    gpus = visible.holders(expected, answering_gpus)
     found = usable_torch.devices
     if not found:
-        _fail_blind(usable_torch, len(expected.uuids))
-    if any(gpu.mig_enabled for gpu in gpus):
-        return  # CUDA shows one MIG slice, by rules of its own; it is there and it answers
-    if len(found) != len(expected.uuids):
+        _fail_blind(usable_torch, gpus, len(expected.uuids))
+    if _are_miscounted(found, gpus, expected):
         _fail_differing(f"PyTorch sees {count(len(found), 'GPU')}, the driver shows {len(expected.uuids)}")
-    unknown = {device.uuid for device in found if device.uuid} - _allowed(gpus, expected)
-    if unknown:
-        _fail_differing(f"PyTorch sees {', '.join(sorted(unknown))}, which the driver does not show")
+    uuids = [device.uuid for device in found if device.uuid is not None]
+    if unknown := sorted({uuid for uuid in uuids if visible.bare(uuid) not in _known(gpus)}):
+        _fail_differing(f"PyTorch sees {', '.join(unknown)}, which the driver does not show")
+    if repeated := sorted({uuid for uuid in uuids if uuids.count(uuid) > 1}):
+        _fail_differing(f"PyTorch sees {', '.join(repeated)} more than once")
 
 
-def _allowed(gpus: tuple[Gpu, ...], expected: visible.Visible) -> set[str]:
-    return set(expected.uuids) if expected.exact else {gpu.uuid or "" for gpu in gpus}
+def _are_miscounted(found: tuple[TorchDevice, ...], gpus: tuple[Gpu, ...], expected: visible.Visible) -> bool:
+    if not any(gpu.mig_enabled for gpu in gpus):
+        return len(found) != len(expected.uuids)
+    # How many slices CUDA shows is its own affair; of the whole GPUs beside them it shows all or none.
+    whole = _known(tuple(gpu for gpu in gpus if not gpu.mig_enabled))
+    shown = sum(visible.bare(device.uuid or "") in whole for device in found)
+    return expected.exact and shown not in (0, len(whole))
+
+
+def _known(gpus: tuple[Gpu, ...]) -> set[str]:
+    """Without the kind: whether torch reports a slice by its own UUID or by its GPU's is not known."""
+    devices = {mig.uuid for gpu in gpus for mig in gpu.mig_devices} | {gpu.uuid or "" for gpu in gpus}
+    return {visible.bare(uuid) for uuid in devices if uuid}
 
 
 # The number of a CUDA error in torch's text: why it happens, how to fix it, which action.
@@ -167,17 +192,31 @@ _CUDA_ERRORS: dict[str, tuple[str, str, Action]] = {
 }
 
 
-def _fail_blind(torch: TorchBuild, expected: int) -> None:
+def _fail_blind(torch: TorchBuild, gpus: tuple[Gpu, ...], expected: int) -> None:
     said = torch.device_error or "it gives no reason"
-    why, fix, action = next(
-        (known for number, known in _CUDA_ERRORS.items() if number in said),
-        (
-            "CUDA does not start, although the driver answers",
-            "look at the kernel log: $ sudo dmesg | grep -i -e nvrm -e nvidia",
-            Action.REBOOT_NODE,
-        ),
+    known = next((known for number, known in _CUDA_ERRORS.items() if number in said), None)
+    if known is None and all(gpu.mig_enabled and not gpu.mig_devices for gpu in gpus):
+        _fail_without_slices(expected)
+    why, fix, action = known or (
+        "CUDA does not start, although the driver answers",
+        "look at the kernel log: $ sudo dmesg | grep -i -e nvrm -e nvidia",
+        Action.REBOOT_NODE,
     )
-    fail(f"PyTorch sees none of the {count(expected, 'GPU')}: {said}", why=why, fix=fix, action=action)
+    fail(f"PyTorch {_sees_none_of(expected)}: {said}", why=why, fix=fix, action=action)
+
+
+def _fail_without_slices(expected: int) -> None:
+    fail(
+        f"PyTorch {_sees_none_of(expected)}: MIG mode is on, and there is no slice for this process",
+        why="a GPU in MIG mode runs programs in its slices only",
+        fix=[
+            "make slices, of a profile that the first of these lists:",
+            "$ nvidia-smi mig -lgip",
+            "$ sudo nvidia-smi mig -cgi PROFILE -C",
+            "or switch MIG mode off:",
+            "$ sudo nvidia-smi -mig 0",
+        ],
+    )
 
 
 def _fail_differing(seen: str) -> None:

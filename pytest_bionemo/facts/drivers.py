@@ -1,9 +1,9 @@
 """Which driver runs which CUDA, from ``drivers.toml``.
 
-Drivers and CUDA versions are text as the vendor writes them ("550.144.03", "13.2") and are compared as
-versions. Every function raises ValueError, naming the text, when it is given something that is no version,
-and FactsError when the table cannot be read. Source: NVIDIA's CUDA toolkit release notes, see the table's
-rows.
+Drivers and CUDA versions are text as the vendor writes them ("550.144.03", "580.95.05-open", "13.2") and are
+compared by their leading numbers. Every function raises ValueError, naming the text, when it is given
+something that is no version, and FactsError when the table cannot be read. Source: NVIDIA's CUDA toolkit
+release notes, see the table's rows.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
-
 from pytest_bionemo.facts import load
+from pytest_bionemo.facts.versions import leading as _version
 
 __all__ = ["bionemo_minimum", "family_minimum", "is_older", "newest_family", "toolkit_driver"]
 
@@ -61,10 +60,3 @@ def bionemo_minimum() -> str:
 def _rows(kind: str) -> Sequence[Mapping[str, Any]]:
     rows: Sequence[Mapping[str, Any]] = load("drivers")[kind]
     return rows
-
-
-def _version(text: str) -> Version:
-    try:
-        return Version(text)
-    except InvalidVersion:
-        raise ValueError(f"{text!r} is not a version such as 550.144.03 or 13.0") from None

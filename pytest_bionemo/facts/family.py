@@ -56,6 +56,14 @@ def packages() -> tuple[FamilyPackage, ...]:
     )
 
 
+def find(name: str) -> FamilyPackage:
+    """The package of this name. Raises LookupError for one that the table does not have."""
+    try:
+        return next(package for package in packages() if package.name == name)
+    except StopIteration:
+        raise LookupError(f"{name} is not in the table of packages") from None
+
+
 def installable(python: str, machine: str) -> tuple[FamilyPackage, ...]:
     """The packages that pip can install today and that work, for this Python and processor."""
     return tuple(package for package in packages() if package.installs_on(python, machine))

@@ -1,7 +1,7 @@
 """Which torch build runs on a machine, and how to install it, from ``wheels.toml``.
 
-The architectures in the table are those of the Linux x86-64 builds. Every function raises FactsError when
-the table cannot be read.
+The architectures in the table are those of the Linux x86-64 builds; those of PyPI's CUDA builds for aarch64 are
+taken to be the same. Every function raises FactsError when the table cannot be read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from pytest_bionemo.facts import architectures, drivers, load
+from pytest_bionemo.facts.versions import leading
 
-__all__ = ["Wheel", "best_for", "install", "minimum_glibc", "releases", "supported_machines"]
+__all__ = [
+    "Wheel",
+    "best_for",
+    "install",
+    "is_cuda_build",
+    "minimum_glibc",
+    "releases",
+    "supported_machines",
+]
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,12 @@ def releases() -> tuple[Wheel, ...]:
     return tuple(_wheel(row) for row in load("wheels")["release"])
 
 
-def best_for(driver: str, capabilities: Iterable[tuple[int, int]], python: str) -> Wheel | None:
-    """The build to recommend for this driver, these devices and this Python ("3.11").
+def best_for(driver: str | None, capabilities: Iterable[tuple[int, int]], python: str, machine: str) -> Wheel | None:
+    """The build to recommend for this driver (None: any), these devices, this Python ("3.11") and processor.
 
     None when no recorded build is known to fit. A build fits when the driver reaches the minimum of its CUDA
-    family, its specifier admits the Python and its recorded architectures serve every device. A build whose
-    architectures are not recorded is never recommended.
+    family, its specifier admits the Python, it is a CUDA build on that processor and its recorded architectures
+    serve every device. A build whose architectures are not recorded is never recommended.
 
     The newest fitting release on PyPI wins. A build that only the PyTorch wheel index has is the last resort,
     even when it is newer: PyPI holds a build of the same version for another CUDA, so the next plain
@@ -67,18 +76,32 @@ def best_for(driver: str, capabilities: Iterable[tuple[int, int]], python: str) 
     Specifiers of torch name no highest Python, so a Python newer than the release may pass here and find no
     wheel. Raises ValueError when ``driver`` or ``python`` is no version.
     """
-    return _best(releases(), driver, tuple(capabilities), python)
+    return _best(releases(), _Place(python, machine, driver), tuple(capabilities))
 
 
-def install(wheel: Wheel) -> str:
-    """How to install the build: a command ("$ pip install ...") for PyPI, a sentence for the wheel index."""
+def install(wheel: Wheel, installed: str | None = None, *, is_broken: bool = False) -> str:
+    """How to install the build: a command ("$ pip install ...") for PyPI, a sentence for the wheel index.
+
+    ``installed`` is the version that it replaces, which may be a broken one. Where pip would be content with what
+    is there, it must be forced.
+    """
     torch = _minor(wheel.torch)
+    force = is_broken or (installed is not None and _minor(installed) == torch)
     if wheel.index == "pypi":
-        return f'$ pip install "torch=={torch}.*"'
+        return f'$ pip install {"--force-reinstall " if force else ""}"torch=={torch}.*"'
     return (
         f"install torch {torch} for CUDA {_minor(wheel.cuda)} from the PyTorch wheel index, "
-        f"channel {wheel.channel} (see pytorch.org/get-started/previous-versions)"
+        f"channel {wheel.channel}{', with --force-reinstall' if force else ''} "
+        "(see pytorch.org/get-started/previous-versions)"
     )
+
+
+def is_cuda_build(wheel: Wheel, machine: str) -> bool:
+    """Whether the build for this processor is known to be one for CUDA."""
+    before = [row["before"] for row in load("wheels")["cpu_only"] if row["machine"] == machine]
+    if wheel.index != "pypi":
+        return not before  # what the index holds for such a processor is not recorded
+    return all(Version(wheel.torch) >= Version(release) for release in before)
 
 
 def minimum_glibc() -> str:
@@ -91,19 +114,29 @@ def supported_machines() -> tuple[str, ...]:
     return tuple(load("wheels")["wheel_platform"]["machines"])
 
 
-def _best(wheels: Sequence[Wheel], driver: str, capabilities: Sequence[tuple[int, int]], python: str) -> Wheel | None:
-    Version(python)  # raises for what is no version; a specifier would only say that it does not match
-    fitting = [wheel for wheel in wheels if _fits(wheel, driver, capabilities, python)]
+@dataclass(frozen=True)
+class _Place:
+    """Where a build is to run: the Python ("3.11"), the processor ("x86_64") and the driver, None for any."""
+
+    python: str
+    machine: str
+    driver: str | None
+
+
+def _best(wheels: Sequence[Wheel], place: _Place, capabilities: Sequence[tuple[int, int]]) -> Wheel | None:
+    Version(place.python)  # raises for what is no version; a specifier would only say that it does not match
+    fitting = [wheel for wheel in wheels if _fits(wheel, place, capabilities)]
     return max(fitting, key=lambda wheel: (wheel.index == "pypi", Version(wheel.torch)), default=None)
 
 
-def _fits(wheel: Wheel, driver: str, capabilities: Sequence[tuple[int, int]], python: str) -> bool:
+def _fits(wheel: Wheel, place: _Place, capabilities: Sequence[tuple[int, int]]) -> bool:
     minimum = drivers.family_minimum(wheel.cuda)
     return (
         wheel.architectures is not None
         and minimum is not None
-        and not drivers.is_older(driver, minimum)
-        and SpecifierSet(wheel.python).contains(python, prereleases=True)
+        and (place.driver is None or not drivers.is_older(place.driver, minimum))
+        and SpecifierSet(wheel.python).contains(place.python, prereleases=True)
+        and is_cuda_build(wheel, place.machine)
         and all(wheel.covers(capability) for capability in capabilities)
     )
 
@@ -139,4 +172,4 @@ def _in_range(torch: str, channel: Mapping[str, Any]) -> bool:
 
 
 def _minor(version: str) -> str:
-    return ".".join(str(number) for number in Version(version).release[:2])
+    return ".".join(str(number) for number in leading(version).release[:2])

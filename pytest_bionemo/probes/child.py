@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +24,9 @@ _START = (
     "from pytest_bionemo.probes.child import serve; serve(target, int(parent))"
 )
 _PR_SET_PDEATHSIG = 1
+_MARK = "pytest-bionemo is "
+# An answer that came in time is read however late it is asked for.
+_READING_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,20 +40,25 @@ class Answer:
 class Child:
     """One probe function (``"package.module:function"``) running in a process of its own.
 
-    The function takes nothing and returns a JSON object. ``deadline`` is in seconds from the start.
+    The function takes nothing and returns a JSON object. ``deadline`` is in seconds from the start;
+    ``environment`` are its variables, those of this process unless given.
     """
 
-    def __init__(self, target: str, deadline: float) -> None:
+    def __init__(self, target: str, deadline: float, environment: Mapping[str, str] | None = None) -> None:
         self._deadline = deadline
         self._started = time.monotonic()
         self._answer: Answer | None = None
-        self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), target, *map(str, sys.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), target, *map(str, sys.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:  # no process, no memory or no file descriptor left
+            self._answer = Answer(None, f"its process could not be started: {error}")
 
     def answer(self) -> Answer:
         """Wait until the child answers or its deadline passes. Never raises."""
@@ -64,12 +73,12 @@ class Child:
             self._answer = Answer(None, "it was stopped before it answered")
 
     def _wait(self) -> Answer:
-        left = max(0.0, self._deadline - (time.monotonic() - self._started))
+        left = max(_READING_S, self._deadline - (time.monotonic() - self._started))
         try:
             out, err = self._process.communicate(timeout=left)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            return Answer(None, f"no answer within {self._deadline:g} s")
+        except subprocess.TimeoutExpired as late:
+            said = self._kill() or late.stderr or b""
+            return Answer(None, f"no answer within {self._deadline:g} s{_doing(said)}")
         if self._process.returncode != 0:
             return Answer(None, describe_death(self._process.returncode, err))
         try:
@@ -77,23 +86,42 @@ class Child:
         except ValueError:
             return Answer(None, f"its answer is not JSON: {out[:80]!r}")
 
-    def _kill(self) -> None:
+    def _kill(self) -> bytes:
+        """End the child; what it had written to stderr by then."""
+        err = b""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         # A process stuck inside a dead driver cannot be reaped: give up on it rather than hang with it.
         with suppress(subprocess.TimeoutExpired):
-            self._process.communicate(timeout=2)
+            _, err = self._process.communicate(timeout=2)
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
+        return err
+
+
+def note(doing: str) -> None:
+    """Called in the child: what it is about to do ("asking GPU 3"), in case that it never ends."""
+    # Not print: whatever buffer it goes through is lost when the process is killed.
+    os.write(2, f"{_MARK}{doing}\n".encode())
+
+
+def _doing(stderr: bytes) -> str:
+    """', while asking GPU 3', from the last note; nothing where there is none."""
+    notes = [line.removeprefix(_MARK) for line in _lines(stderr) if line.startswith(_MARK)]
+    return f", while {notes[-1]}" if notes else ""
+
+
+def _lines(stderr: bytes) -> list[str]:
+    return [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
 
 
 def describe_death(returncode: int, stderr: bytes) -> str:
     """'killed by SIGSEGV ...' or 'exit status 1: <last line of stderr>'."""
-    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in _lines(stderr) if not line.startswith(_MARK)]
     if returncode < 0:
         where = next((line for line in lines if line.startswith("File ")), "")
-        return f"killed by {_signal_name(-returncode)}" + (f" in {where}" if where else "")
+        return f"killed by {_signal_name(-returncode)}" + (f" in {where}" if where else "") + _doing(stderr)
     return f"exit status {returncode}" + (f": {lines[-1]}" if lines else "")
 
 

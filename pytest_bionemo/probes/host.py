@@ -18,7 +18,7 @@ class Host:
 
     ``glibc`` is None where the C library is another one (musl). ``container`` is the kind of container, None
     outside one. ``pci_gpus`` counts the NVIDIA GPUs on the PCI bus, None where the bus cannot be read.
-    ``device_nodes`` are the NVIDIA files in /dev.
+    ``device_nodes`` are the NVIDIA files in /dev. ``kernel`` is its release.
     """
 
     hostname: str
@@ -32,6 +32,15 @@ class Host:
     pci_gpus: int | None
     device_nodes: tuple[str, ...]
 
+    @property
+    def is_wsl(self) -> bool:
+        """Whether this is Linux inside Windows (WSL 2), whose driver is that of Windows."""
+        return _is_wsl(self.kernel)
+
+
+def _is_wsl(kernel: str) -> bool:
+    return "microsoft" in kernel.lower()
+
 
 def read() -> Host:
     """Look at this machine."""
@@ -43,9 +52,10 @@ def read() -> Host:
         kernel=uname.release,
         machine=uname.machine,
         glibc=glibc(),
-        python=platform.python_version(),
+        python=platform.python_version().rstrip("+"),  # a build from a checkout ends in one
         container=container(),
-        pci_gpus=pci_gpus(),
+        # WSL 2 passes the GPUs of Windows on by another way than its bus.
+        pci_gpus=None if _is_wsl(uname.release) else pci_gpus(),
         device_nodes=tuple(sorted(str(path) for path in Path("/dev").glob("nvidia*"))),
     )
 

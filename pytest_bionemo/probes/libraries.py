@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePath
 
 from pytest_bionemo.probes import packages
+
+VARIABLE = "LD_LIBRARY_PATH"
 
 # A driver version has three digits in front. libcuda.so.1.1, as in WSL 2, carries none.
 _VERSIONED = re.compile(r"\.so\.(\d{3,}\.\d+(?:\.\d+)?)$")
@@ -37,14 +40,14 @@ class Shadow:
     path: Path
 
 
-def search_path() -> tuple[Path, ...]:
+def search_path(environment: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """The folders of LD_LIBRARY_PATH, first one first."""
-    return tuple(Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder)
+    return tuple(Path(folder) for folder in environment.get(VARIABLE, "").split(":") if folder)
 
 
-def libcuda() -> CudaLibrary | None:
+def libcuda(environment: Mapping[str, str] = os.environ) -> CudaLibrary | None:
     """The user-mode driver that LD_LIBRARY_PATH puts before the installed one; None if it names none."""
-    for folder in search_path():
+    for folder in search_path(environment):
         path = folder / "libcuda.so.1"
         if path.exists():
             resolved = path.resolve()
@@ -53,9 +56,9 @@ def libcuda() -> CudaLibrary | None:
     return None
 
 
-def shadows() -> tuple[Shadow, ...]:
+def shadows(environment: Mapping[str, str] = os.environ) -> tuple[Shadow, ...]:
     """Libraries of installed NVIDIA wheels that LD_LIBRARY_PATH replaces."""
-    folders = search_path()
+    folders = search_path(environment)
     if not folders:
         return ()
     found = []

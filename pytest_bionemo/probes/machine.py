@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cached_property
 
 from pytest_bionemo.model import GpuEnv
-from pytest_bionemo.probes import host, nvml, toolkit, torch_build
+from pytest_bionemo.probes import host, libraries, nvml, toolkit, torch_build, visible
 from pytest_bionemo.probes.child import Child
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
+
+_STEERING = (visible.VARIABLE, visible.ORDER, libraries.VARIABLE)
 
 
 class Machine:
     """The probes of one run.
 
     The two that run in child processes can be started ahead of their first use (:meth:`start`), so that they
-    work while pytest collects. ``timeout`` is the deadline of each, in seconds.
+    work while pytest collects. ``timeout`` is the deadline of each, in seconds. ``variables`` are those of the
+    environment that steer what the children see: checks read them here, since anybody's fixture may have changed
+    this process's own by then.
     """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
+        self._environment = dict(os.environ)
+        self.variables = {name: value for name, value in self._environment.items() if name in _STEERING}
         self._children: dict[str, Child] = {}
 
     def start(self) -> None:
@@ -50,13 +58,24 @@ class Machine:
         return host.read()
 
     @cached_property
+    def libcuda(self) -> CudaLibrary | None:
+        """The libcuda that LD_LIBRARY_PATH puts before the driver's; None if it names none."""
+        return libraries.libcuda(self.variables)
+
+    @cached_property
     def toolkit(self) -> Toolkit | None:
         """The CUDA toolkit, None where there is none."""
         return toolkit.find()
 
     def to_json(self) -> str:
         """What the children said, for the workers of pytest-xdist: all of them must collect the same checks."""
-        return json.dumps({"gpu_env": self.gpu_env.to_json(), "torch_build": self.torch_build.to_json()})
+        return json.dumps(
+            {
+                "gpu_env": self.gpu_env.to_json(),
+                "torch_build": self.torch_build.to_json(),
+                "variables": self.variables,
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Machine:
@@ -65,9 +84,10 @@ class Machine:
         machine = cls(timeout=0)
         machine.__dict__["gpu_env"] = GpuEnv.from_json(data["gpu_env"])
         machine.__dict__["torch_build"] = TorchBuild.from_json(data["torch_build"])
+        machine.variables = data["variables"]
         return machine
 
     def _child(self, target: str) -> Child:
         if target not in self._children:
-            self._children[target] = Child(target, self._timeout)
+            self._children[target] = Child(target, self._timeout, self._environment)
         return self._children[target]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pytest_bionemo.facts import versions
 from pytest_bionemo.model import Gpu, GpuEnv, MigDevice, NvmlFailure
-from pytest_bionemo.probes.child import Answer
+from pytest_bionemo.probes.child import Answer, note
 
 TARGET = f"{__name__}:read"
 
@@ -36,12 +37,31 @@ def read() -> dict[str, Any]:
 
 
 def _read_driver(nvml: Any) -> GpuEnv:
+    driver = _text(nvml.nvmlSystemGetDriverVersion())
+    if not versions.is_version(driver):
+        return GpuEnv(failure=NvmlFailure(None, f"it gives {driver!r} for its version"))
+    nvml_version, cuda_driver, total = _nvml_version(nvml), _cuda_version(nvml), nvml.nvmlDeviceGetCount()
+    gpus = tuple(gpu for index in range(total) if (gpu := _read_gpu(nvml, index)))
     return GpuEnv(
-        driver=nvml.nvmlSystemGetDriverVersion(),
-        nvml=nvml.nvmlSystemGetNVMLVersion(),
-        cuda_driver=_cuda_version(nvml),
-        gpus=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())),
+        driver=driver,
+        nvml=nvml_version,
+        cuda_driver=cuda_driver,
+        gpus=gpus,
+        failure=_no_permission(nvml) if total and not gpus else None,
+        hidden_gpus=total - len(gpus),
     )
+
+
+def _no_permission(nvml: Any) -> NvmlFailure:
+    code = nvml.NVML_ERROR_NO_PERMISSION
+    return NvmlFailure(code, str(nvml.NVMLError(code)))
+
+
+def _nvml_version(nvml: Any) -> str | None:
+    try:
+        return _text(nvml.nvmlSystemGetNVMLVersion())
+    except nvml.NVMLError:
+        return None  # the driver answers all the same
 
 
 def _cuda_version(nvml: Any) -> str | None:
@@ -52,22 +72,27 @@ def _cuda_version(nvml: Any) -> str | None:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-def _read_gpu(nvml: Any, index: int) -> Gpu:
+def _read_gpu(nvml: Any, index: int) -> Gpu | None:
+    """What the GPU of this index says; None if it is not one of this user's or job's."""
+    note(f"asking GPU {index}")
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError as error:
+        if error.value == nvml.NVML_ERROR_NO_PERMISSION:
+            return None
+        return Gpu(index, errors={"nvmlDeviceGetHandleByIndex": str(error)})
     errors: dict[str, str] = {}
 
-    def ask(function: Callable[..., Any], *args: Any, expected: int = nvml.NVML_ERROR_NOT_SUPPORTED) -> Any:
+    def ask(function: Callable[..., Any], *args: Any, expected: tuple[int, ...] = ()) -> Any:
         try:
             return function(*args)
         except nvml.NVMLError as error:
-            if error.value != expected:
+            if error.value not in (nvml.NVML_ERROR_NOT_SUPPORTED, *expected):
                 errors[function.__name__] = str(error)
             return None
 
-    handle = ask(nvml.nvmlDeviceGetHandleByIndex, index)
-    if handle is None:
-        return Gpu(index, errors=errors)
     pci = ask(nvml.nvmlDeviceGetPciInfo, handle)
-    memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+    memory = _ask_memory(nvml, ask, handle)
     mig = ask(nvml.nvmlDeviceGetMigMode, handle)
     return Gpu(
         index=index,
@@ -83,15 +108,21 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
     )
 
 
+def _ask_memory(nvml: Any, ask: Callable[..., Any], handle: Any) -> Any:
+    # In Kubernetes the parent of a MIG slice does not let its memory be read (nvidia-container-toolkit #842).
+    return ask(nvml.nvmlDeviceGetMemoryInfo, handle, expected=(nvml.NVML_ERROR_NO_PERMISSION,))
+
+
 def _read_mig(nvml: Any, ask: Callable[..., Any], parent: Any) -> list[MigDevice]:
+    # A slot that holds no slice is not found; one that holds another job's is not permitted.
+    empty = (nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_ERROR_NO_PERMISSION)
     devices = []
     for index in range(ask(nvml.nvmlDeviceGetMaxMigDeviceCount, parent) or 0):
-        # A slot that holds no slice is not found.
-        handle = ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, index, expected=nvml.NVML_ERROR_NOT_FOUND)
+        handle = ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, index, expected=empty)
         uuid = ask(nvml.nvmlDeviceGetUUID, handle) if handle is not None else None
         if uuid is None:
             continue
-        memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        memory = _ask_memory(nvml, ask, handle)
         devices.append(
             MigDevice(
                 uuid=uuid,

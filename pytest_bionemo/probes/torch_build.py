@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from pytest_bionemo.probes.child import Answer
+from pytest_bionemo.probes.child import Answer, note
 
 Value = TypeVar("Value")
 
 TARGET = f"{__name__}:read"
+STARTING_CUDA = "starting CUDA in torch"
 _ABSENT = "ModuleNotFoundError: No module named 'torch'"
 
 
@@ -108,6 +109,7 @@ def _read_devices(torch: Any) -> tuple[tuple[TorchDevice, ...], str | None]:
         return (), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        note(STARTING_CUDA)
         try:
             torch.cuda.init()
             found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]

@@ -2,7 +2,8 @@
 
 Source: CUDA programming guide, "CUDA Environment Variables": no variable, every device; an empty value, none;
 identifiers are indices, UUIDs or unambiguous beginnings of one; everything after the first invalid entry is
-hidden. That a repeated entry leaves none visible is torch's rule (``torch/cuda/__init__.py``).
+hidden. Its own example ends a list of devices with -1, and a comma at the end adds nothing: neither is a fault.
+That a repeated entry leaves none visible is torch's rule (``torch/cuda/__init__.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from pytest_bionemo.model import Gpu
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 
+NO_DEVICE_FILES = "NoDevFiles"
+"""What Slurm sets in a job that has no GPU."""
+
+_END = "-1"
 _INDEX = re.compile(r"-?[0-9]+")
 
 
@@ -39,9 +44,9 @@ def read(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> Visible:
     value = environment.get(VARIABLE)
     if value is None:
         return Visible(None, tuple(gpu.uuid or "" for gpu in gpus))
-    if not value.strip():
-        return Visible(value, (), "it is empty, which hides every GPU")
-    entries = [part.strip() for part in value.split(",")]
+    entries = _entries(value)
+    if problem := _hides_all(entries):
+        return Visible(value, (), problem)
     if len({_form(entry) for entry in entries}) > 1:
         return Visible(value, (), "it mixes indices, GPU UUIDs and MIG UUIDs")
     seen: list[str] = []
@@ -55,6 +60,38 @@ def read(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> Visible:
     return Visible(value, tuple(seen), None, _is_exact(value, environment))
 
 
+def holders(seen: Visible, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """The GPUs that are visible, or a slice of which is; every GPU where only CUDA knows which."""
+    if not seen.exact:
+        return tuple(gpus)
+    named = set(seen.uuids)
+    return tuple(gpu for gpu in gpus if gpu.uuid in named or any(mig.uuid in named for mig in gpu.mig_devices))
+
+
+def bare(uuid: str) -> str:
+    """A UUID without its kind (GPU-, MIG-), in which form torch prints it."""
+    return uuid.removeprefix("GPU-").removeprefix("MIG-").lower()
+
+
+def _entries(value: str) -> list[str]:
+    """The entries up to the end of the list, which -1 or an empty entry may mark after at least one device."""
+    entries = [part.strip() for part in value.split(",")]
+    while len(entries) > 1 and not entries[-1]:
+        entries.pop()
+    return entries[: entries.index(_END, 1)] if _END in entries[1:] else entries
+
+
+def _hides_all(entries: Sequence[str]) -> str | None:
+    whole = {
+        "": "it is empty, which hides every GPU",
+        _END: "-1 hides every GPU",
+        NO_DEVICE_FILES: "Slurm gave this job no GPU",
+    }
+    if entries[0] == "" and len(entries) > 1:
+        return "its first entry is empty, which hides every GPU"
+    return whole.get(entries[0])
+
+
 def _resolve(entry: str, gpus: Sequence[Gpu]) -> tuple[str | None, str]:
     if _INDEX.fullmatch(entry):
         index = int(entry)
@@ -66,6 +103,8 @@ def _resolve(entry: str, gpus: Sequence[Gpu]) -> tuple[str | None, str]:
         candidates = [mig.uuid for gpu in gpus for mig in gpu.mig_devices]
         if "/" in entry:
             return _resolve_legacy_mig(entry, gpus)
+    elif not entry:
+        return None, "it has an empty entry, which hides those after it"
     elif not entry.startswith("GPU-"):
         return None, f"{entry!r} is neither an index nor a UUID (GPU-..., MIG-...)"
     matches = [uuid for uuid in candidates if uuid.startswith(entry)]
@@ -97,4 +136,6 @@ def _is_exact(value: str, environment: Mapping[str, str]) -> bool:
 
 
 def _indices(gpus: Sequence[Gpu]) -> str:
-    return "0" if len(gpus) == 1 else f"0 to {len(gpus) - 1}" if gpus else "none at all"
+    if not gpus:
+        return "there is none at all"
+    return "there is only GPU 0" if len(gpus) == 1 else f"they are 0 to {len(gpus) - 1}"

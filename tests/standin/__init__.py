@@ -201,10 +201,23 @@ class Libraries:
         return environ
 
     def on_host(
-        self, *, sysname: str | None = None, machine: str | None = None, glibc: str | None = None
+        self,
+        *,
+        sysname: str | None = None,
+        machine: str | None = None,
+        release: str | None = None,
+        glibc: str | None = None,
     ) -> dict[str, str]:
-        """The environment of a process that sees another host; ``glibc`` such as "glibc 2.17", or "none"."""
-        named = {"STANDIN_SYSNAME": sysname, "STANDIN_MACHINE": machine, "STANDIN_GLIBC": glibc}
+        """The environment of a process that sees another host.
+
+        ``release`` is the kernel's, ``glibc`` such as "glibc 2.17", or "none".
+        """
+        named = {
+            "STANDIN_SYSNAME": sysname,
+            "STANDIN_MACHINE": machine,
+            "STANDIN_RELEASE": release,
+            "STANDIN_GLIBC": glibc,
+        }
         changes = {variable: value for variable, value in named.items() if value is not None}
         return {"LD_PRELOAD": str(self.host), **changes}
 

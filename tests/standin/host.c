@@ -1,7 +1,8 @@
 /*
  * A preloaded library that lets a process see another host.
  *
- *   STANDIN_SYSNAME, STANDIN_MACHINE   what uname() says, each only where it is set
+ *   STANDIN_SYSNAME, STANDIN_MACHINE, STANDIN_RELEASE
+ *                                      what uname() says, each only where it is set
  *   STANDIN_GLIBC                      what confstr(_CS_GNU_LIBC_VERSION) says, such as "glibc 2.17"; "none" makes it
  *                                      fail with EINVAL, as it does where the C library is another one
  */
@@ -30,6 +31,7 @@ int uname(struct utsname *host)
     if (result == 0) {
         replace("STANDIN_SYSNAME", host->sysname, sizeof host->sysname);
         replace("STANDIN_MACHINE", host->machine, sizeof host->machine);
+        replace("STANDIN_RELEASE", host->release, sizeof host->release);
     }
     return result;
 }

@@ -32,7 +32,8 @@ class StandinTorch:
 
     ``import_error`` is "<built-in exception>: <message>". ``init_error`` is what ``torch.cuda.init`` and
     ``get_device_properties`` raise as RuntimeError; where it begins with "Unexpected error from
-    cudaGetDeviceCount()", ``is_available`` warns of it and says False. ``warns`` is the UserWarning with
+    cudaGetDeviceCount()", ``is_available`` warns of it and says False; with ``init_hangs``, ``init`` never ends.
+    ``warns`` is the UserWarning with
     which ``is_available`` says False.
     """
 
@@ -48,6 +49,7 @@ class StandinTorch:
     prints_on_import: str | None = None
     devices: Literal["driver"] | Sequence[Device] = "driver"
     init_error: str | None = None
+    init_hangs: bool = False
     warns: str | None = None
     git_version: str = "5e1f2c3a9b8d7e6f50413223140516273849a0b1"
     requires: tuple[str, ...] = ()

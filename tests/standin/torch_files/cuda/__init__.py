@@ -1,5 +1,6 @@
 """The devices, as far as they can be seen without a kernel."""
 
+import signal
 import warnings
 from dataclasses import dataclass
 
@@ -80,6 +81,8 @@ def init() -> None:
     global _initialized
     if SPEC["cuda"] is None:
         raise AssertionError("Torch not compiled with CUDA enabled")
+    if SPEC["init_hangs"]:
+        signal.pause()
     error = SPEC["init_error"] or SPEC["warns"] or _failure()
     if error:
         prefix = "CUDA initialization: "

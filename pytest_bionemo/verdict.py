@@ -142,7 +142,7 @@ def _plain_id(nodeid: str, known: Iterable[str]) -> str:
 
 def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselected: bool) -> Result:
     if test is None:
-        reason = "it was deselected" if is_deselected else "the run ended before it"
+        reason = "deselected" if is_deselected else "the run ended before it"
         return Result(check, Outcome.NOT_RUN, reason)
     said = _properties(test)
     outcome = test.get("outcome")

@@ -18,8 +18,6 @@ from standin import Libraries, Node, build
 from standin.environment import Environment
 from standin.torch_package import StandinTorch, write_torch
 
-pytest_plugins = ["pytester"]
-
 SCHEMA = json.loads(Path(__file__).parents[1].joinpath("pytest_bionemo/report/schema.json").read_text())
 REPORT = "bionemo_validation_report.json"
 

@@ -25,7 +25,7 @@ def finding(check: str = "bionemo/driver::loads", **changes: Any) -> Json:
     return {**entry, "fix": ["install it"], "action": "FIX_SOFTWARE", "links": [], **changes}
 
 
-def gap(check: str | None, reason: str = "it was deselected", waits_for: str | None = None) -> Json:
+def gap(check: str | None, reason: str = "deselected", waits_for: str | None = None) -> Json:
     return {"check": check, "reason": reason, "waits_for": waits_for, "required": True}
 
 
@@ -161,7 +161,7 @@ def test_gaps_of_one_reason_stand_together() -> None:
     few, many = [f"bionemo/few::c{n}" for n in range(3)], [f"bionemo/many::c{n}" for n in range(4)]
     run = run_of("INCONCLUSIVE", not_run=[*map(gap, few), *(gap(check, "the run ended before it") for check in many)])
     text = lines_of(run, 200)
-    assert f"not run  {', '.join(few)}: it was deselected" in text
+    assert f"not run  {', '.join(few)}: deselected" in text
     assert "not run  4 checks (many 4): the run ended before it" in text
     assert "         bionemo/many::c3" in lines_of(run, 200, 1)
     assert "         bionemo/few::c0" not in lines_of(run, 200, 1)

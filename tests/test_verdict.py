@@ -290,7 +290,7 @@ def test_not_applicable_may_give_no_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deselected", "why"), [([LOADS], "it was deselected"), (["bionemo/driver::other"], "the run ended before it")]
+    ("deselected", "why"), [([LOADS], "deselected"), (["bionemo/driver::other"], "the run ended before it")]
 )
 def test_a_check_without_a_result_is_a_gap(deselected: list[str], why: str) -> None:
     verdict = fold(document(tests=[], deselected=deselected))

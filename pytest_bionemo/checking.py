@@ -100,6 +100,7 @@ def fail(
     fix: str | Sequence[str] = (),
     action: Action = Action.FIX_SOFTWARE,
     links: Sequence[str] = (),
+    severity: Severity | None = None,
 ) -> NoReturn:
     """End the check with a finding.
 
@@ -108,11 +109,14 @@ def fail(
     :param fix: what to do, one way a line; a line that starts with ``$ `` is a command to type.
     :param action: what has to be done, as a scheduler or an administrator reads it.
     :param links: where this is documented.
+    :param severity: ``"warning"`` where a blocker found something that is worse than it should be and works.
     """
     __tracebackhide__ = True
     _expect_text("message", message)
+    if severity is not None:
+        _expect("severity", severity, SEVERITIES)
     lines = (fix,) if isinstance(fix, str) else tuple(fix)
-    raise CheckFailed(Finding(message, why, lines, Action(action), tuple(links)))
+    raise CheckFailed(Finding(message, why, lines, Action(action), tuple(links), severity))
 
 
 def not_applicable(reason: str) -> NoReturn:

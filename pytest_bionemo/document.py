@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from pytest_bionemo.compute import MEASUREMENT
 from pytest_bionemo.facts import family
 from pytest_bionemo.probes import packages
 
@@ -65,6 +67,16 @@ def with_verdict(report: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     """The document with its verdict, which comes first: people read it from the top."""
     run = {"schema_version": SCHEMA_VERSION, **verdict.to_json(), **report["bionemo"], **verdict.to_json()}
     return {"bionemo": run} | dict(report) | {"bionemo": run}
+
+
+def take_measurements(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers that the checks recorded, taken out of the tests and put into the order of the run."""
+    found = []
+    for test in tests:
+        properties = test.get("user_properties", [])
+        found += [json.loads(entry[MEASUREMENT]) for entry in properties if MEASUREMENT in entry]
+        test["user_properties"] = [entry for entry in properties if MEASUREMENT not in entry]
+    return found
 
 
 def now() -> datetime:

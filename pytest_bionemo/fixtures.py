@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,3 +37,47 @@ def gpu_env(request: pytest.FixtureRequest) -> GpuEnv:
     driver, ``gpu_env.gpus`` is empty and ``gpu_env.failure`` says why.
     """
     return machine_of(request.config).gpu_env
+
+
+@pytest.fixture(scope="session")
+def lightning_trainer_args() -> dict[str, Any]:
+    """Arguments of every Trainer that ``lightning_trainer`` makes. Override it in a conftest.py.
+
+    They win over the defaults (see there); what a test passes wins over both.
+    """
+    return {}
+
+
+@pytest.fixture
+def lightning_trainer(lightning_trainer_args: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make quiet Trainers of Lightning.
+
+    ``trainer = lightning_trainer(max_steps=5, precision="bf16-mixed")``: the arguments are the Trainer's own. By
+    default: one device (the first GPU, else the CPU), no logger, no checkpoints, no progress bar, no model summary,
+    no sanity steps; whatever is written is below ``tmp_path``. For the rest of the test Lightning logs warnings
+    alone, and none of its advice and of its own outdated calls of torch is shown.
+
+    It is the Trainer of the package that was imported before, ``lightning`` or ``pytorch_lightning``, and of
+    ``lightning`` where that tells nothing. The test is skipped where neither is installed.
+    """
+    from pytest_bionemo.workloads.lightning_trainer import hide_advice, make_trainer, quiet
+
+    names = _installed_lightning()
+    if not names:
+        pytest.skip("neither lightning nor pytorch-lightning is installed: pip install pytorch-lightning")
+    with ExitStack() as stack:
+
+        def make(**arguments: Any) -> Any:
+            lightning = import_module(next((name for name in names if name in sys.modules), names[0]))
+            stack.enter_context(quiet(lightning))
+            hide_advice(lightning)
+            return make_trainer(lightning, tmp_path, **{**lightning_trainer_args, **arguments})
+
+        yield make
+
+
+def _installed_lightning() -> list[str]:
+    from pytest_bionemo.facts import lightning
+    from pytest_bionemo.probes import packages
+
+    return [module for name, module in lightning.modules().items() if packages.find(name)]

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from pytest_bionemo.terms import Severity
+
 
 class Action(str, Enum):
     """What has to be done about a finding, weakest first."""
@@ -51,7 +53,7 @@ class VerdictName(str, Enum):
 class Finding:
     """A failed check: what was seen and expected, why it matters, how to fix it.
 
-    A ``fix`` line that starts with ``$ `` is a command to type.
+    A ``fix`` line that starts with ``$ `` is a command to type. ``severity`` is the check's own unless given.
     """
 
     message: str
@@ -59,6 +61,35 @@ class Finding:
     fix: tuple[str, ...] = ()
     action: Action = Action.FIX_SOFTWARE
     links: tuple[str, ...] = ()
+    severity: Severity | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number with its rulers, all in ``unit``.
+
+    ``value`` is None where no finite number came out. ``device`` is the UUID of the GPU or slice ("cpu0" in a
+    rehearsal), ``samples`` how many times it was measured, ``ci95`` the 95 % confidence interval of the value. The
+    rulers: ``bound`` is what the device can physically do, ``reference`` what a healthy one of its model does,
+    ``peer_median`` what the devices of this machine do, ``baseline`` what this device did before. None: there is
+    no such ruler. ``judgement`` is a word of ``pytest_bionemo.judging``; None for a number that is only reported.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    device: str
+    samples: int | None = None
+    ci95: tuple[float, float] | None = None
+    bound: float | None = None
+    reference: float | None = None
+    peer_median: float | None = None
+    baseline: float | None = None
+    judgement: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain builtins."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

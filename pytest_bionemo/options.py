@@ -21,7 +21,7 @@ _VALUED: dict[str, tuple[str, str, str]] = {
     "device": ("cuda", "DEVICE", "cuda, or cpu for a rehearsal, which can never be READY."),
     "require": ("install", "VERDICT", "The verdict that exits 0: install (READY_FOR_INSTALL too) or ready."),
     "report": (DEFAULT_REPORT, "PATH", "JSON report; an existing folder gets HOSTNAME.json."),
-    "timeout": (f"{DEFAULT_TIMEOUT_S:g}", "SECONDS", "Deadline of each probe that runs in a child process."),
+    "timeout": (f"{DEFAULT_TIMEOUT_S:g}", "SECONDS", "Deadline of each probe and of each workload."),
     "expect-gpus": ("", "N", "Number of GPUs that this machine must have."),
 }
 

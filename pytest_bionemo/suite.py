@@ -22,14 +22,16 @@ import pytest
 
 from pytest_bionemo import checks, needs
 from pytest_bionemo.checking import CheckFailed, CheckSpec, spec_of
+from pytest_bionemo.compute import ComputeDevice
 from pytest_bionemo.model import Gpu, Outcome
 from pytest_bionemo.terms import LEVELS, Level
 
 NAME = "bionemo"
 OUTCOME = "bionemo_outcome"  # the property in which a check records how it ended
 _TOKEN = re.compile(rf"^{NAME}/(?P<topic>\w+)(?:::(?P<name>\w+)(?P<parameters>\[.*\])?)?$")
-# Fixtures that stand for one GPU each: a check that asks for one runs once for every GPU.
+# Fixtures that stand for one GPU each, and one device at work: a check that asks for one runs once for every one.
 _PER_GPU = ("gpu", "any_gpu")
+_PER_DEVICE = ("device",)
 # What a module can raise at import that breaks this module only. The last two are no Exception.
 _BROKEN_IMPORT = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
 
@@ -182,10 +184,10 @@ class CheckItem(pytest.Function):
 
     @property
     def device(self) -> str | None:
-        """The UUID of the GPU that it is about, None if it is about none."""
+        """The UUID of the GPU or slice that it is about, None if it is about none."""
         parameters = self.callspec.params if hasattr(self, "callspec") else {}
-        gpu = next((parameters[name] for name in _PER_GPU if name in parameters), None)
-        return gpu.label if isinstance(gpu, Gpu) else None
+        found = next((parameters[name] for name in (*_PER_GPU, *_PER_DEVICE) if name in parameters), None)
+        return found.label if isinstance(found, (Gpu, ComputeDevice)) else None
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """The virtual path: with the real one, every line of ``-v`` would end in a path of site-packages."""
@@ -240,15 +242,25 @@ def modules(config: pytest.Config) -> list[str]:
 
 
 def parametrize_over_gpus(metafunc: pytest.Metafunc, gpus: Sequence[Gpu]) -> None:
-    """Run a check that asks for ``gpu`` once for each GPU.
+    """Run a check that asks for ``gpu`` once for each GPU."""
+    _parametrize(metafunc, _PER_GPU, [pytest.param(gpu, id=f"gpu{gpu.index}") for gpu in gpus])
 
-    Without a GPU it stays one check that is not run: an empty list would be an error in some projects. A wider
-    scope would have pytest sort the run by GPU instead of by topic.
+
+def parametrize_over_devices(metafunc: pytest.Metafunc, devices: Callable[[], Iterable[ComputeDevice]]) -> None:
+    """Run a check that asks for ``device``, or for what rests on it, once for each device."""
+    if set(_PER_DEVICE) & set(metafunc.fixturenames):
+        _parametrize(metafunc, _PER_DEVICE, [pytest.param(device, id=device.name) for device in devices()])
+
+
+def _parametrize(metafunc: pytest.Metafunc, names: Sequence[str], parameters: Sequence[Any]) -> None:
+    """Without any parameter it stays one check that is not run: an empty list would be an error in some projects.
+
+    A wider scope would have pytest sort the run by GPU instead of by topic.
     """
-    for name in _PER_GPU:
+    for name in names:
         if name in metafunc.fixturenames:
-            devices = [pytest.param(gpu, id=f"gpu{gpu.index}") for gpu in gpus]
-            metafunc.parametrize(name, devices or [pytest.param(None, id="no-gpu")], indirect=True, scope="function")
+            choices = parameters or [pytest.param(None, id="no-gpu")]
+            metafunc.parametrize(name, choices, indirect=True, scope="function")
 
 
 # ------------------------------------------------------------------------------------------ pasted node ids

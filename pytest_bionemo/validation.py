@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Generator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_bionemo import document, suite
 from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
+from pytest_bionemo.compute import devices_of
 from pytest_bionemo.facts import FactsError, load_all
 from pytest_bionemo.fixtures import MACHINE
 from pytest_bionemo.model import Finding, Outcome
-from pytest_bionemo.needs import OPTIONS
+from pytest_bionemo.needs import LOCKS, OPTIONS, WORKERS
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.report import terminal
@@ -29,6 +32,7 @@ from pytest_bionemo.report.place import Place, PlaceError
 from pytest_bionemo.verdict import Verdict, exit_status, fold
 
 _WORKER_KEY = "bionemo"
+_LOCKS_KEY = "bionemo_locks"
 
 
 class Validation:
@@ -50,6 +54,7 @@ class Validation:
         self.has_begun = False
         self.has_run = False
         self.write_error = ""
+        self._locks: tempfile.TemporaryDirectory[str] | None = None
         self._prepare()
         if self.place and not runs_no_test(config):
             self._begin(self.place)
@@ -57,6 +62,8 @@ class Validation:
         self.machine = self._make_machine()
         config.stash[MACHINE] = self.machine
         config.stash[OPTIONS] = options
+        if self.is_worker:
+            config.stash[LOCKS] = Path(config.workerinput[_LOCKS_KEY])  # type: ignore[attr-defined]
 
     @property
     def is_worker(self) -> bool:
@@ -143,9 +150,10 @@ class Validation:
         return self.config.args_source is pytest.Config.ArgsSource.ARGS
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a check that asks for a GPU once for each."""
+        """Run a check that asks for a GPU, or for a device, once for each."""
         if isinstance(metafunc.definition.getparent(suite.CheckModule), suite.CheckModule):
             suite.parametrize_over_gpus(metafunc, self.machine.gpu_env.gpus)
+            suite.parametrize_over_devices(metafunc, lambda: devices_of(self.machine, self.options))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -193,7 +201,8 @@ class Validation:
             for name, value in _describe(call.excinfo.value):
                 item.user_properties.append((name, value))
                 report.user_properties.append((name, value))
-            if item.spec.severity == "warning" and _finding(call.excinfo.value) and report.failed:
+            finding = _finding(call.excinfo.value)
+            if finding and (finding.severity or item.spec.severity) == "warning" and report.failed:
                 # A warning is no failure: it stops no -x, and READY stays READY.
                 report.outcome = "skipped"
             if report.skipped and not hasattr(report, "wasxfail"):
@@ -213,6 +222,9 @@ class Validation:
     def pytest_configure_node(self, node: Any) -> None:
         """Hand the probes' answers to a worker: all of them must collect the same checks."""
         node.workerinput[_WORKER_KEY] = self.machine.to_json()
+        if self._locks is None:
+            self._locks = tempfile.TemporaryDirectory(prefix="pytest-bionemo-")
+        node.workerinput[_LOCKS_KEY] = self._locks.name
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
@@ -236,6 +248,7 @@ class Validation:
         json_report["bionemo"] = {
             **document.start(self.options, self.started),
             **self.collected.to_json(),
+            "measurements": document.take_measurements(json_report["tests"]),
             **document.describe(self.machine, self.started),
         }
         cleaned = clean(json_report)
@@ -271,6 +284,13 @@ class Validation:
             raise
         finally:
             session.exitstatus = self.exit_status(int(session.exitstatus))
+
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Let no process outlive the run, and no file."""
+        if WORKERS in config.stash:
+            config.stash[WORKERS].close()
+        if self._locks is not None:
+            self._locks.cleanup()
 
     def exit_status(self, status: int) -> int:
         """The exit status of the run, from pytest's: 0 is left to a verdict that is on record."""
@@ -346,6 +366,7 @@ def _describe(error: BaseException) -> list[tuple[str, str]]:
         ("bionemo_fix", "\n".join(finding.fix)),
         ("bionemo_action", finding.action.value),
         ("bionemo_links", "\n".join(finding.links)),
+        *([("bionemo_severity", finding.severity)] if finding.severity else []),
     ]
 
 

@@ -36,7 +36,7 @@ class Result:
     @property
     def is_required(self) -> bool:
         """Whether READY needs it: a severity that nobody knows counts as the higher one."""
-        return bool(self.check["severity"] != "warning")
+        return bool((self.finding or {}).get("severity", self.check["severity"]) != "warning")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselec
         return Result(check, Outcome.NOT_RUN, reason)
     said = _properties(test)
     outcome = test.get("outcome")
-    if said.get("outcome") == Outcome.FAILED.value and _shows_finding(check, outcome):
+    severity = said.get("severity", check["severity"])
+    if said.get("outcome") == Outcome.FAILED.value and _shows_finding(severity, outcome):
         return Result(check, Outcome.FAILED, finding=said)
     if outcome in ("failed", "error"):
         return Result(check, Outcome.ERROR, f"the check itself failed: {_crash(test)}")
@@ -163,10 +164,10 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselec
     return Result(check, Outcome.PASSED)
 
 
-def _shows_finding(check: Mapping[str, Any], outcome: object) -> bool:
+def _shows_finding(severity: object, outcome: object) -> bool:
     # A blocker stays one if the check's teardown breaks too, which a warning must not hide. A plugin that calls a
     # failure a pass (some keep lists of known failures) does not make it one.
-    return outcome in ("failed", "warned", "passed") or (outcome == "error" and check["severity"] != "warning")
+    return outcome in ("failed", "warned", "passed") or (outcome == "error" and severity != "warning")
 
 
 def _properties(test: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,30 +8,57 @@ fresh child.
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import json
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import IO, Any
 
 from pytest_bionemo.probes.child import describe_death, die_with
+from pytest_bionemo.workloads import KIND
 
 Numbers = Mapping[str, Any]
 
+# The label is there to be read in a list of processes.
 _START = (
-    "import sys; parent, *sys.path[:] = sys.argv[1:]; from pytest_bionemo.worker import serve; serve(int(parent))"
+    "import sys; parent, label, *sys.path[:] = sys.argv[1:]; "
+    "from pytest_bionemo.worker import serve; serve(int(parent))"
 )
 _GRACE_S = 2.0
+# A child of the child can hold the pipe open: so its process is looked at, too.
+_GLANCE_S = 0.5
 _LAST_WORDS = 4000
+# A device on which two workloads have hung is given no third: every one would cost a whole deadline.
+_MOST_HANGS = 2
+# Nothing is downloaded; and matrix products of one shape are the same every time (cuBLAS documentation, "Results
+# reproducibility").
+_VARIABLES = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# Where libraries put what they compile or download: below the worker's own folder, which goes when it goes.
+_FOLDERS = ("TMPDIR", "XDG_CACHE_HOME", "CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+_LIBRARY_ERROR = re.compile(
+    r"(CUBLAS|CUDNN|CUSOLVER|CUSPARSE)_STATUS_|CUFFT_|NVRTC_ERROR|(cuDNN|cuFFT|cusolver|nvrtc|NCCL) error",
+    re.IGNORECASE,
+)
 
 
 class Trouble(str, Enum):
@@ -41,7 +68,9 @@ class Trouble(str, Enum):
     DEATH = "death"
     OUT_OF_MEMORY = "out of memory"
     CUDA_ERROR = "CUDA error"
+    LIBRARY_ERROR = "CUDA library error"
     ERROR = "error"
+    NOT_STARTED = "not started"
 
 
 class WorkloadFailed(Exception):
@@ -65,23 +94,32 @@ class Device:
     @classmethod
     def of_gpu(cls, uuid: str) -> Device:
         """One GPU or MIG slice, by its UUID: indices mean different GPUs to CUDA and to NVML."""
-        return cls(uuid, {"CUDA_VISIBLE_DEVICES": uuid})
+        return cls(uuid, {"CUDA_VISIBLE_DEVICES": uuid, KIND: "cuda"})
 
     @classmethod
-    def cpu(cls) -> Device:
+    def cpu(cls, label: str = "cpu") -> Device:
         """The processor, for a rehearsal: no GPU is visible."""
-        return cls("cpu", {"CUDA_VISIBLE_DEVICES": ""})
+        return cls(label, {"CUDA_VISIBLE_DEVICES": "", KIND: "cpu"})
 
 
 class Workers:
     """The workers of one run, one for each device; a child starts when a workload is first asked for.
 
-    ``timeout`` is the deadline of one workload in seconds, the start of its child included.
+    ``timeout`` is the deadline of one workload in seconds, the start of its child included. ``locks`` is a folder
+    that other processes use too, each with its own Workers: then one workload at a time runs on a device, and
+    only on the device that asks.
     """
 
-    def __init__(self, devices: Sequence[Device], timeout: float) -> None:
-        self._workers = {device.label: _Worker(device, timeout) for device in devices}
+    def __init__(self, devices: Sequence[Device], timeout: float, locks: Path | None = None) -> None:
+        self._folder = _Folder()
+        self._workers = {device.label: _Worker(device, timeout, self._folder) for device in devices}
         self._answers: dict[str, dict[str, Numbers | WorkloadFailed]] = {}
+        self._locks = locks
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The devices."""
+        return tuple(self._workers)
 
     def run(self, device: str, workload: str, /, **parameters: Any) -> Numbers:
         """The numbers of a workload on one device.
@@ -93,7 +131,9 @@ class Workers:
         :raises WorkloadFailed: if it gave no answer on this device.
         """
         request = json.dumps({"workload": workload, "parameters": parameters}, sort_keys=True)
-        if request not in self._answers:
+        if self._locks:
+            self._run_alone(device, request, workload, self._locks)
+        elif request not in self._answers:
             self._start(request, workload)
         if device not in self._answers[request]:
             self._answers[request][device] = self._workers[device].collect()
@@ -106,6 +146,14 @@ class Workers:
         """End every child."""
         for worker in self._workers.values():
             worker.close()
+        self._folder.remove()
+
+    def _run_alone(self, device: str, request: str, workload: str, locks: Path) -> None:
+        answers = self._answers.setdefault(request, {})
+        if device not in answers:
+            with _locked(locks / device):
+                self._workers[device].submit(request, workload)
+                answers[device] = self._workers[device].collect()
 
     def _start(self, request: str, workload: str) -> None:
         self._collect_what_is_running()
@@ -120,12 +168,39 @@ class Workers:
                     answers[label] = worker.collect()
 
 
+class _Folder:
+    """A temporary folder that is made when it is needed."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    def path(self) -> Path:
+        if self._path is None:
+            self._path = Path(tempfile.mkdtemp(prefix="pytest-bionemo-"))
+        return self._path
+
+    def remove(self) -> None:
+        if self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path = None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # Whoever holds it has a deadline, and the lock goes with its process: this wait ends.
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class _Worker:
     """One device's child."""
 
-    def __init__(self, device: Device, timeout: float) -> None:
+    def __init__(self, device: Device, timeout: float, folder: _Folder) -> None:
         self._device = device
         self._timeout = timeout
+        self._folder = folder
+        self._hung: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: int = -1
         self._last_words: IO[bytes] | None = None
@@ -135,6 +210,8 @@ class _Worker:
     def submit(self, request: str, workload: str) -> None:
         self._workload = workload
         self._deadline = time.monotonic() + self._timeout
+        if len(self._hung) >= _MOST_HANGS:
+            return
         process = self._process or self._start()
         assert process.stdin
         # A child that is gone is found when its answer is collected.
@@ -143,10 +220,14 @@ class _Worker:
             process.stdin.flush()
 
     def collect(self) -> Numbers | WorkloadFailed:
+        if len(self._hung) >= _MOST_HANGS:
+            return self._failure(Trouble.NOT_STARTED, f"not started: {' and '.join(self._hung)} hung here before")
         line, trouble = self._read_line()
         answer = self._understand(line) if trouble is None else trouble
         if isinstance(answer, WorkloadFailed):
             self.close()
+            if answer.trouble is Trouble.HANG:
+                self._hung.append(self._workload.rpartition(".")[2])
         return answer
 
     def close(self) -> None:
@@ -167,13 +248,16 @@ class _Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         self._answers, channel = os.pipe()
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+        folder = self._folder.path()
+        path = [str(Path(entry).absolute()) for entry in sys.path]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), *map(str, sys.path)],
+                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), self._device.label, *path],
                 stdin=subprocess.PIPE,
                 stdout=channel,
                 stderr=self._last_words,
-                env={**os.environ, **self._device.variables},
+                cwd=folder,
+                env={**os.environ, **_VARIABLES, **dict.fromkeys(_FOLDERS, str(folder)), **self._device.variables},
                 start_new_session=True,
             )
         finally:
@@ -181,14 +265,19 @@ class _Worker:
         return self._process
 
     def _read_line(self) -> tuple[bytes, WorkloadFailed | None]:
+        assert self._process
         received = b""
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         while not received.endswith(b"\n"):
             # An answer that is there counts, however late it is collected.
             left = max(0.0, self._deadline - time.monotonic())
-            if not poll.poll(left * 1000):
-                return b"", self._failure(Trouble.HANG, f"no answer within {self._timeout:g} s")
+            if not poll.poll(min(left, _GLANCE_S) * 1000):
+                if self._process.poll() is not None and not poll.poll(0):
+                    return b"", self._failure(Trouble.DEATH, self._describe_end())
+                if left == 0:
+                    return b"", self._failure(Trouble.HANG, f"no answer within {self._timeout:g} s")
+                continue
             chunk = os.read(self._answers, 1 << 16)
             if not chunk:
                 return b"", self._failure(Trouble.DEATH, self._describe_end())
@@ -237,9 +326,19 @@ def _answer(workload: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(numbers, Mapping) or not numbers:
             return _trouble(Trouble.ERROR, f"it returned {numbers!r}, not numbers by name")
         json.dumps(numbers)
+        _settle()
     except BaseException as error:  # also the exit() of a library
         return _trouble(_classify(error), f"{type(error).__name__}: {error}")
     return {"numbers": numbers}
+
+
+def _settle() -> None:
+    """Let nothing of a workload reach the next one: neither its memory nor an error that CUDA has not told yet."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _trouble(trouble: Trouble, text: str) -> dict[str, Any]:
@@ -255,8 +354,10 @@ def _find(workload: str) -> Callable[..., object]:
 def _classify(error: BaseException) -> Trouble:
     # By name: torch is not imported here, and its classes have moved from release to release.
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"OutOfMemoryError", "MemoryError"}:
+    if names & {"OutOfMemoryError", "MemoryError"} or "DefaultCPUAllocator: " in str(error):
         return Trouble.OUT_OF_MEMORY
     if "AcceleratorError" in names or "CUDA error" in str(error):
         return Trouble.CUDA_ERROR
+    if _LIBRARY_ERROR.search(str(error)):
+        return Trouble.LIBRARY_ERROR
     return Trouble.ERROR

@@ -17,6 +17,7 @@ import pytest
 from standin import Libraries, Node, build
 from standin.environment import Environment
 from standin.torch_package import StandinTorch, write_torch
+from standin.workers import write_spoiler
 
 SCHEMA = json.loads(Path(__file__).parents[1].joinpath("pytest_bionemo/report/schema.json").read_text())
 REPORT = "bionemo_validation_report.json"
@@ -139,8 +140,19 @@ class Rig:
                         cwd=cwd, timeout=timeout)  # fmt: skip
 
     def validate(self, *args: str, cwd: Path | None = None, timeout: float = 120) -> Run:
-        """Run pytest --bionemo-validate."""
-        return self.pytest("--bionemo-validate", *args, cwd=cwd, timeout=timeout)
+        """Run pytest --bionemo-validate, at level quick unless told otherwise: no stand-in can run a kernel."""
+        is_told = any(argument.startswith("--bionemo-level") for argument in args)
+        level = () if is_told else ("--bionemo-level=quick",)
+        return self.pytest("--bionemo-validate", *level, *args, cwd=cwd, timeout=timeout)
+
+    def rehearse(self, *args: str, cwd: Path | None = None, timeout: float = 300) -> Run:
+        """Run the workloads on the CPU: all of them, or the checks of these ids."""
+        options = ("-p", "no:cacheprovider", "--bionemo-validate", "--bionemo-device=cpu")
+        return self.pytest(*options, *args, cwd=cwd, timeout=timeout)
+
+    def spoil_workers(self, code: str, device: str | None = None) -> None:
+        """Run code in each worker, or in that of one device, as soon as it has imported torch."""
+        write_spoiler(self.site, code, device)
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +172,13 @@ def torch_environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment.create(tmp_path_factory.mktemp("torch"), ["pytest-bionemo", "pytest-xdist", "torch"])
 
 
+@pytest.fixture(scope="session")
+def compute_environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The plugin with everything that the workloads use."""
+    packages = ["pytest-bionemo", "pytest-xdist", "torch", "numpy", "transformers", "pytorch-lightning"]
+    return Environment.create(tmp_path_factory.mktemp("compute"), packages)
+
+
 @pytest.fixture
 def rig(plain_environment: Environment, libraries: Libraries, tmp_path: Path) -> Rig:
     """A machine without a driver and without torch."""
@@ -170,6 +189,12 @@ def rig(plain_environment: Environment, libraries: Libraries, tmp_path: Path) ->
 def torch_rig(torch_environment: Environment, libraries: Libraries, tmp_path: Path) -> Rig:
     """A machine without a driver, with the real torch of the environment that runs the tests."""
     return Rig(torch_environment, libraries, tmp_path)
+
+
+@pytest.fixture
+def compute_rig(compute_environment: Environment, libraries: Libraries, tmp_path: Path) -> Rig:
+    """A machine without a driver, on which the workloads can be rehearsed."""
+    return Rig(compute_environment, libraries, tmp_path)
 
 
 @pytest.fixture

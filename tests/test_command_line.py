@@ -105,7 +105,7 @@ def test_a_validation_reads_nothing_of_its_folder(hostile: Rig, safe_path: bool)
 
 
 def test_a_validation_says_the_same_as_pytest(healthy_rig: Rig) -> None:
-    isolated = command(healthy_rig, "validate").bionemo
+    isolated = command(healthy_rig, "validate", "--bionemo-level=quick").bionemo
     usual = healthy_rig.validate().bionemo
     changing = {"started", "duration_s", "gpus", "environment"}
     assert {name: value for name, value in isolated.items() if name not in changing} == {
@@ -123,7 +123,7 @@ def test_a_validation_says_the_same_as_pytest(healthy_rig: Rig) -> None:
     ],
 )
 def test_the_exit_status_passes_through(healthy_rig: Rig, arguments: tuple[str, ...], status: int) -> None:
-    assert command(healthy_rig, "validate", *arguments).returncode == status
+    assert command(healthy_rig, "validate", "--bionemo-level=quick", *arguments).returncode == status
 
 
 def test_a_validation_works_where_plugins_are_not_loaded_by_themselves(rig: Rig) -> None:

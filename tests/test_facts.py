@@ -222,6 +222,110 @@ def test_every_source_code_is_used_and_explained() -> None:
     assert all(entry["title"] and entry["tag"] in TAGS for entry in legend.values())
 
 
+every_reference = pytest.mark.parametrize(
+    ("model", "reference"),
+    [(model, row) for row in kind_rows("gpus", "reference") for model in row["gpus"]],
+    ids=lambda value: value if isinstance(value, str) else f"{value['quantity']}-{value['method']}",
+)
+
+
+def physical_bound(model: GpuModel, quantity: str) -> float | None:
+    if quantity == "memory_bandwidth":
+        return model.bandwidth_gbs
+    if quantity in ("host_to_device", "device_to_host"):
+        architecture = gpus.architecture(model.compute_capability)
+        return model.host_link_gbs or (architecture.pcie_gbs if architecture else None)
+    return model.tflops(quantity.removeprefix("matmul_"))
+
+
+@every_reference
+def test_every_reference_is_physically_possible(model: str, reference: Mapping[str, Any]) -> None:
+    """Below 40 % of the bound it is a slipped digit: tables that nobody holds against physics have several."""
+    row = next(gpu for gpu in gpus.models() if gpu.name == model)
+    bound = physical_bound(row, reference["quantity"])
+    assert bound, f"{model} has no {reference['quantity']}"
+    assert 0.40 * bound <= reference["value"] <= bound
+    assert reference["unit"] == ("TFLOP/s" if reference["quantity"].startswith("matmul_") else "GB/s")
+    assert reference["method"] in ("MAMF", "fryer", "DCGM", "floor")
+
+
+def test_no_reference_appears_twice() -> None:
+    keys = ("quantity", "method", "value")
+    found = [(model, *(row[key] for key in keys)) for row in kind_rows("gpus", "reference") for model in row["gpus"]]
+    assert len(set(found)) == len(found) > 30
+
+
+def test_references_are_read_lowest_first() -> None:
+    found = gpus.references("GB200", "matmul_fp8")
+    assert [(reference.value, reference.method) for reference in found] == [(3615.6, "MAMF"), (4300, "fryer")]
+    assert found[0].torch == "2.10 dev, cu130"
+    assert gpus.references("GB200", "matmul_fp32") == gpus.references("T4", "matmul_fp16") == ()
+
+
+def test_every_gpu_has_an_architecture() -> None:
+    rows = kind_rows("gpus", "architecture")
+    assert len({row["compute_capability"] for row in rows}) == len(rows) == len(TENSOR_RATIO)
+    for gpu in gpus.models():
+        architecture = gpus.architecture(gpu.compute_capability)
+        assert architecture, gpu.name
+        assert {format for format in gpus.FORMATS if gpu.tflops(format)} == set(architecture.flop_per_clock)
+    assert gpus.architecture((99, 0)) is None
+
+
+@pytest.mark.parametrize("capability", TENSOR_RATIO)
+def test_the_rates_of_an_architecture_fit_each_other(capability: tuple[int, int]) -> None:
+    architecture = gpus.architecture(capability)
+    assert architecture
+    rate = architecture.flop_per_clock
+    assert rate["fp16"] == TENSOR_RATIO[capability] * rate["fp32"]
+    assert rate.get("bf16", rate["fp16"]) == rate["fp16"]
+    assert rate.get("tf32", rate["fp16"] / 2) == rate["fp16"] / 2
+    assert rate.get("fp8", rate["fp16"] * 2) == rate["fp16"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "multiprocessors", "clock_hz"),
+    [("A100 SXM 80GB", 108, 1.41e9), ("H100 SXM", 132, 1.83e9), ("T4", 40, 1.59e9), ("V100 SXM2", 80, 1.53e9),
+     ("L40S", 142, 2.52e9), ("A10", 72, 1.695e9), ("RTX PRO 6000 Blackwell Workstation", 188, 2.617e9)],
+)  # fmt: skip
+def test_an_architecture_gives_the_peaks_of_its_gpus(name: str, multiprocessors: int, clock_hz: float) -> None:
+    gpu = next(gpu for gpu in gpus.models() if gpu.name == name)
+    architecture = gpus.architecture(gpu.compute_capability)
+    assert architecture
+    assert architecture.tflops("fp16", multiprocessors, clock_hz) == pytest.approx(gpu.fp16_tflops, rel=0.02)
+    assert architecture.tflops("no format", multiprocessors, clock_hz) is None
+
+
+@pytest.mark.parametrize("capability", TENSOR_RATIO)
+def test_the_efficiency_of_an_architecture_is_one_that_was_measured(capability: tuple[int, int]) -> None:
+    architecture = gpus.architecture(capability)
+    assert architecture
+    members = [gpu for gpu in gpus.models() if gpu.compute_capability == capability]
+    for of, share in architecture.efficiency.items():
+        # Nobody measured FP16 apart: its rate is that of BF16.
+        quantity = "memory_bandwidth" if of == "memory" else f"matmul_{of.replace('fp16', 'bf16')}"
+        measured = [
+            reference.value / bound
+            for gpu in members
+            for reference in gpus.references(gpu.name, quantity)
+            if (bound := physical_bound(gpu, quantity))
+        ]
+        assert min(measured) - 0.01 <= share <= max(measured) + 0.01, (of, measured)
+
+
+def test_only_a_grace_is_reached_by_another_link_than_pcie() -> None:
+    linked = {gpu.name for gpu in gpus.models() if gpu.host_link_gbs}
+    assert linked == {"GH200 96GB", "GH200 144GB", "GB200", "GB300"}
+
+
+def test_no_processor_does_what_the_bound_of_a_rehearsal_allows() -> None:
+    processor = gpus.processor()
+    # The fastest on sale: 192 cores at 5 GHz with AVX-512, 614 GB/s of memory.
+    assert processor.tflops("fp32", 192) > 192 * 5e9 * 64 / 1e12
+    assert processor.bandwidth_gbs(192) > 614
+    assert set(processor.flop_per_clock) == set(gpus.FORMATS)
+
+
 def test_geforce_and_a10g_are_the_half_rate_ones() -> None:
     assert {gpu.name for gpu in gpus.models() if gpu.half_rate} == {
         "A10G",

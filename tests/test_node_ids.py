@@ -10,9 +10,9 @@ import pytest
 
 from conftest import REPORT, Rig, Run, ids_of
 from pytest_bionemo import checks
-from pytest_bionemo.suite import topic_of
+from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 
-TOPICS = [topic_of(module) for module in checks.shipped()]
+TOPICS = [topic_of(name) for name in checks.shipped() if declared_checks(import_checks(name), "quick")]
 FORMER = '{"former": "report"}\n'
 SHAPE = re.compile(r"bionemo/\w+::\w+(\[[\w.-]+\])?")
 TWO_TESTS = "def test_one():\n    pass\n\n\ndef test_two():\n    pass\n"
@@ -126,14 +126,14 @@ def test_pasted_id_runs_that_check_alone(healthy_rig: Rig, args: list[str], expe
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_pasted_topic_runs_all_of_its_checks(healthy_rig: Rig, topic: str) -> None:
-    run = healthy_rig.pytest(f"bionemo/{topic}")
+    run = healthy_rig.pytest("--bionemo-level=quick", f"bionemo/{topic}")
     assert ran(run) == [nodeid for nodeid in all_ids(healthy_rig) if nodeid.startswith(f"bionemo/{topic}::")]
     assert ran(run)
 
 
 def test_every_listed_id_can_be_pasted(healthy_rig: Rig) -> None:
     ids = all_ids(healthy_rig)
-    run = healthy_rig.pytest(*ids)
+    run = healthy_rig.pytest("--bionemo-level=quick", *ids)
     assert ran(run) == ids
     assert run.verdict == "READY_FOR_INSTALL"
 

@@ -257,7 +257,7 @@ def test_a_rehearsal_asks_no_gpu_and_proves_nothing(rig: Rig, has_node: bool) ->
     run = rig.validate("--bionemo-device", "cpu")
     assert [blocker for blocker in run.blockers if blocker.startswith("driver")] == []
     assert run.gap("driver::loads")["reason"] == "a rehearsal on the CPU asks no GPU"
-    assert re.search(r"^bionemo: level standard, rehearsal on the CPU, ", run.stdout, re.MULTILINE)
+    assert re.search(r"^bionemo: level quick, rehearsal on the CPU, ", run.stdout, re.MULTILINE)
 
 
 def test_the_best_of_a_rehearsal_is_inconclusive(torch_rig: Rig) -> None:

@@ -259,7 +259,7 @@ def test_calls_that_are_wrong_get_the_right_codes(driver: Driver) -> None:
         library.nvmlDeviceGetPciInfo_v3(gpu, None),
         library.nvmlDeviceGetHandleByUUID(None, None),
     ]
-    answers["not in this driver"] = code(nvmlDeviceGetTemperature, gpu, 0)
+    answers["not in this driver"] = code(nvmlDeviceGetFanSpeed, gpu)
     answers["words"] = str(NVMLError(NVML_ERROR_IN_USE))
     nvmlShutdown()
     answers["after shutdown"] = code(nvmlDeviceGetName, gpu)
@@ -317,6 +317,13 @@ def calls():
         "nvmlDeviceGetMemoryInfo_v2": lambda: nvmlDeviceGetMemoryInfo(gpu, nvmlMemory_v2),
         "nvmlDeviceGetCudaComputeCapability": lambda: nvmlDeviceGetCudaComputeCapability(gpu),
         "nvmlDeviceGetMinorNumber": lambda: nvmlDeviceGetMinorNumber(gpu),
+        "nvmlDeviceGetCurrentClocksEventReasons": lambda: nvmlDeviceGetCurrentClocksEventReasons(gpu),
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda: nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
+        "nvmlDeviceGetClockInfo": lambda: nvmlDeviceGetClockInfo(gpu, NVML_CLOCK_SM),
+        "nvmlDeviceGetMaxClockInfo": lambda: nvmlDeviceGetMaxClockInfo(gpu, NVML_CLOCK_SM),
+        "nvmlDeviceGetMemoryBusWidth": lambda: nvmlDeviceGetMemoryBusWidth(gpu),
+        "nvmlDeviceGetTemperature": lambda: nvmlDeviceGetTemperature(gpu, NVML_TEMPERATURE_GPU),
+        "nvmlDeviceGetPowerUsage": lambda: nvmlDeviceGetPowerUsage(gpu),
         "nvmlDeviceGetMigMode": lambda: nvmlDeviceGetMigMode(gpu),
         "nvmlDeviceGetMaxMigDeviceCount": lambda: nvmlDeviceGetMaxMigDeviceCount(gpu),
         "nvmlDeviceGetMigDeviceHandleByIndex": lambda: nvmlDeviceGetMigDeviceHandleByIndex(gpu, 0),

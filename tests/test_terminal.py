@@ -225,6 +225,66 @@ def test_a_message_of_several_paragraphs_keeps_them() -> None:
     assert lines[4:7] == ["  seen   one", "", "         two"]
 
 
+# ---- numbers
+
+
+def number(name: str = "matmul_bf16", value: float | None = 742.13, unit: str = "TFLOP/s", **changes: Any) -> Json:
+    entry: Json = {"name": name, "value": value, "unit": unit, "device": "GPU-a", "samples": 30, "ci95": None}
+    rulers = dict.fromkeys(("bound", "reference", "peer_median", "baseline"))
+    return {**entry, **rulers, "judgement": "good", **changes}
+
+
+def measured(*numbers: Json, width: int = 120, verbosity: int = 0) -> list[Line]:
+    lines = list(terminal.summary(run_of("READY", measurements=list(numbers)), "r.json", width, verbosity))
+    texts = [line.text for line in lines]
+    first = next((place for place, text in enumerate(texts) if text.startswith("measured")), len(lines) - 1)
+    return lines[first:-1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        (
+            [number(bound=989.4, reference=794.5)],
+            "measured matmul bf16: 742.1 TFLOP/s (93% of the reference, 75% of the bound)",
+        ),
+        (
+            [number(peer_median=740.0, baseline=800.0)],
+            "measured matmul bf16: 742.1 TFLOP/s (100% of its peers, 93% of before)",
+        ),
+        ([number(judgement="unjudged")], "measured matmul bf16: 742.1 TFLOP/s (unjudged)"),
+        (
+            [number(judgement="low", reference=1484.26)],
+            "measured matmul bf16: 742.1 TFLOP/s (low: 50% of the reference)",
+        ),
+        ([number(), number(value=751.0)], "measured matmul bf16: 742.1 TFLOP/s to 751 TFLOP/s"),
+        ([number(value=None, judgement="untrusted")], "measured matmul bf16: no number (untrusted)"),
+        ([number("kernel_launch", 5.21e-6, "s")], "measured kernel launch: 5.21 µs"),
+        ([number("share", 0.5, "1")], "measured share: 0.5"),
+        ([number("tokens", 18070.4, "tokens/s")], "measured tokens: 18,070 tokens/s"),
+        ([number("fft", 4e-4, "s", bound=4e-6)], "measured fft: 400 µs (100 x the bound)"),
+        ([number(value=8.0, bound=1000.0)], "measured matmul bf16: 8 TFLOP/s (0.8% of the bound)"),
+        ([number("tokens", 0, "token/s")], "measured tokens: 0 token/s"),
+    ],
+    ids=str,
+)
+def test_a_number_is_shown_with_its_rulers(numbers: list[Json], text: str) -> None:
+    assert [line.text for line in measured(*numbers)] == [text]
+
+
+def test_of_several_devices_the_worst_is_held_against_its_rulers() -> None:
+    good, bad = number(reference=750.0), number(value=250.0, reference=750.0, judgement="low")
+    (line,) = measured(good, bad)
+    assert line.text == "measured matmul bf16: 250 TFLOP/s to 742.1 TFLOP/s (low: 33% of the reference)"
+    assert line.style == "blocked"
+
+
+def test_numbers_that_are_not_judged_are_listed_when_asked_for() -> None:
+    exposure = number("verified_macs_bf16", 1.65e15, "MAC", judgement=None)
+    assert measured(exposure) == []
+    assert [line.text for line in measured(exposure, verbosity=1)] == ["measured verified macs bf16: 1.65 PMAC"]
+
+
 # ---- whole runs
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -238,7 +298,7 @@ def rows(run: Run) -> list[str]:
 def test_a_run_without_a_driver_reads_like_this(rig: Rig) -> None:
     run = rig.validate()
     text = rows(run)
-    assert "bionemo: level standard, no NVIDIA driver answers (NVML Shared Library Not Found)" in text
+    assert "bionemo: level quick, no NVIDIA driver answers (NVML Shared Library Not Found)" in text
     topics = [row for row in text if row.startswith("bionemo/")]
     assert [row.split()[0] for row in topics] == [
         "bionemo/host",
@@ -270,8 +330,8 @@ def test_a_run_fits_its_terminal(rig: Rig, columns: str, most: int, arguments: t
 @pytest.mark.parametrize(
     ("set_up", "header"),
     [
-        ({"node": T4x1}, "bionemo: level standard, 1 GPU (Tesla T4), driver 580.95.05"),
-        ({"node": H100x8}, "bionemo: level standard, 8 GPUs (NVIDIA H100 80GB HBM3), driver 580.95.05"),
+        ({"node": T4x1}, "bionemo: level quick, 1 GPU (Tesla T4), driver 580.95.05"),
+        ({"node": H100x8}, "bionemo: level quick, 8 GPUs (NVIDIA H100 80GB HBM3), driver 580.95.05"),
     ],
 )
 def test_the_header_names_level_gpus_and_driver(rig: Rig, set_up: Json, header: str) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pytest_bionemo import fixes
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
+from pytest_bionemo.compute import Compute
 from pytest_bionemo.facts import architectures
 from pytest_bionemo.model import Action, Gpu, GpuEnv, count
 from pytest_bionemo.probes import packages, visible
@@ -226,6 +227,26 @@ def _fail_differing(seen: str) -> None:
         fix=["compare the two: $ nvidia-smi -L", "reboot the node if a GPU is missing"],
         action=Action.REBOOT_NODE,
     )
+
+
+@check(level="standard")
+def computes(device: Compute) -> None:
+    """PyTorch starts on this device, and a small product is right."""
+    found = device.run("smoke:run")
+    if found["wrong"]:
+        fail(
+            f"{device}: {found['wrong']} of 4096 elements of a small matrix product are wrong",
+            why="nothing that this device computes can be trusted",
+            fix="take the device out of use, and have it replaced",
+            action=Action.REPLACE_NODE if device.gpu else Action.FIX_SOFTWARE,
+        )
+    if not device.is_right(found):
+        fail(
+            f"asked for {device.label} alone, PyTorch has {count(found['devices'], 'device')}, the first of them "
+            f"{found['name']} with the UUID {found['uuid']}",
+            why="a job would run on another GPU than the one that it was given",
+            fix="look at what sets CUDA_VISIBLE_DEVICES at the start of Python, such as a sitecustomize module",
+        )
 
 
 @check(severity="warning")

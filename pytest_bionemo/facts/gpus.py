@@ -1,4 +1,4 @@
-"""GPU models and their physical bounds, from ``gpus.toml``."""
+"""GPU models, their physical bounds and what was measured on them, from ``gpus.toml``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from typing import Any, Literal
 
 from pytest_bionemo.facts import load
 
-__all__ = ["GpuModel", "find", "models"]
+__all__ = [
+    "FORMATS",
+    "Architecture",
+    "GpuModel",
+    "Processor",
+    "Reference",
+    "architecture",
+    "find",
+    "models",
+    "processor",
+    "references",
+]
+
+FORMATS = ("fp32", "tf32", "fp16", "bf16", "fp8")
+"""Number formats of matrix products."""
 
 # The share of the memory as sold (GB) that devices report (GiB). ECC and the driver keep up to 9 % (a T4
 # shows 14.6 of 16); the next smaller product of the same family is at least 10 % below.
@@ -48,12 +62,94 @@ class GpuModel:
     """Total of both directions, GB/s; None without NVLink."""
     nvlink_bridge: bool
     """NVLink exists only where a bridge is fitted."""
+    host_link_gbs: float | None
+    """One direction of the chip-to-chip link to its processor, GB/s; None where it is PCIe."""
     also: str | None
     confidence: Literal["high", "medium", "low"]
     source: str
     """Codes of the table's [sources], separated by commas."""
     date: str
     tag: str
+
+    def tflops(self, format: str) -> float | None:
+        """The most TFLOP/s in one of ``FORMATS``; None where the GPU has no tensor cores for it."""
+        found: float | None = getattr(self, f"{format}_tflops")
+        return found
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What somebody measured on a healthy GPU of a model."""
+
+    model: str
+    quantity: str
+    """``matmul_<format>``, ``memory_bandwidth``, ``host_to_device`` or ``device_to_host``."""
+    value: float
+    unit: str
+    """TFLOP/s or GB/s."""
+    method: str
+    torch: str | None
+    note: str | None
+    source: str
+    date: str
+    tag: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What one multiprocessor of an architecture can do, and what a healthy GPU of it reaches."""
+
+    compute_capability: tuple[int, int]
+    flop_per_clock: Mapping[str, int]
+    """By format, for each multiprocessor; an FMA is two."""
+    efficiency: Mapping[str, float]
+    """By format, and ``memory``: the share of its bound; empty where nobody measured."""
+    pcie_gbs: float
+    """One direction of the link to the host, GB/s."""
+
+    def tflops(self, format: str, multiprocessors: int, clock_hz: float) -> float | None:
+        """The most TFLOP/s of so many multiprocessors at this clock; None where it has not the format."""
+        per_clock = self.flop_per_clock.get(format)
+        return None if per_clock is None else per_clock * multiprocessors * clock_hz / 1e12
+
+
+@dataclass(frozen=True)
+class Processor:
+    """More than any core of any processor does: the physical bound of a rehearsal."""
+
+    clock_hz: float
+    flop_per_clock: Mapping[str, int]
+    bytes_per_clock: int
+
+    def tflops(self, format: str, cores: int) -> float:
+        """The most TFLOP/s of so many cores."""
+        return self.flop_per_clock[format] * cores * self.clock_hz / 1e12
+
+    def bandwidth_gbs(self, cores: int) -> float:
+        """The most GB/s that so many cores read and write, from the nearest cache."""
+        return self.bytes_per_clock * cores * self.clock_hz / 1e9
+
+
+@functools.cache
+def references(model: str, quantity: str) -> tuple[Reference, ...]:
+    """What was measured on this model (``GpuModel.name``), lowest first; empty where nobody did."""
+    rows = [row for row in load("gpus")["reference"] if model in row["gpus"] and row["quantity"] == quantity]
+    return tuple(sorted((_reference(row, model) for row in rows), key=lambda found: found.value))
+
+
+def architecture(compute_capability: tuple[int, int]) -> Architecture | None:
+    """The architecture of this compute capability; None where the table has no row."""
+    wanted = "{}.{}".format(*compute_capability)
+    row = next((row for row in load("gpus")["architecture"] if row["compute_capability"] == wanted), None)
+    if row is None:
+        return None
+    return Architecture(compute_capability, row["flop_per_clock"], row.get("efficiency", {}), float(row["pcie_gbs"]))
+
+
+def processor() -> Processor:
+    """The bound of a rehearsal."""
+    row = load("gpus")["processor"]
+    return Processor(row["clock_ghz"] * 1e9, row["flop_per_clock"], row["bytes_per_clock"])
 
 
 @functools.cache
@@ -118,8 +214,24 @@ def _model(row: Mapping[str, Any]) -> GpuModel:
         bandwidth_gbs=float(row["bandwidth_gbs"]),
         nvlink_gbs=_optional(row, "nvlink_gbs"),
         nvlink_bridge=row.get("nvlink_bridge", False),
+        host_link_gbs=_optional(row, "host_link_gbs"),
         also=row.get("also"),
         confidence=row["confidence"],
+        source=row["source"],
+        date=row["date"],
+        tag=row["tag"],
+    )
+
+
+def _reference(row: Mapping[str, Any], model: str) -> Reference:
+    return Reference(
+        model=model,
+        quantity=row["quantity"],
+        value=float(row["value"]),
+        unit=row["unit"],
+        method=row["method"],
+        torch=row.get("torch"),
+        note=row.get("note"),
         source=row["source"],
         date=row["date"],
         tag=row["tag"],

@@ -5,6 +5,7 @@ Works on the report's key ``bionemo`` alone, so that every line can be tested wi
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,19 @@ _STYLE_OF: Mapping[str, Style] = {
     "BLOCKED": "blocked",
     "INCONCLUSIVE": "unknown",
 }
+# Of a measurement, worst first.
+_JUDGEMENTS: Mapping[str, Style] = {
+    "untrusted": "blocked",
+    "low": "blocked",
+    "degraded": "unknown",
+    "uncalibrated": "plain",
+    "unjudged": "plain",
+    "good": "plain",
+}
+_PREFIXED = ("s", "B", "MAC")
+_PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
+_RULERS = {"reference": "the reference", "peer_median": "its peers", "baseline": "before", "bound": "the bound"}
+_SEVERAL, _SMALL = 10, 0.1
 _LABEL_WIDTH = 9
 _NAMED_AT_MOST = 3
 
@@ -104,6 +118,7 @@ def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Lin
     if run["verdict"] == "READY_FOR_INSTALL":
         yield from _fixes("install", run["install_options"], width)
     yield from _gaps(run["not_run"], width, verbosity)
+    yield from _numbers(run.get("measurements", []), width, verbosity)
 
 
 def _finding(label: str, entry: Mapping[str, Any], style: Style, width: int) -> Iterator[Line]:
@@ -136,6 +151,60 @@ def _gaps(gaps: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iter
             yield from _listed(named, verbosity)
     if verbosity == 0 and any(number > 1 for number in waited_for.values()):
         yield Line(((" " * _LABEL_WIDTH, "plain"), ("(-v lists them)", "dim")))
+
+
+def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:
+    """One line for each number that was judged, over all devices; ``-v`` shows those that are only reported too."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in measurements:
+        if entry["judgement"] or verbosity > 0:
+            by_name.setdefault(entry["name"], []).append(entry)
+    for position, (name, entries) in enumerate(by_name.items()):
+        worst = min(entries, key=_rank)
+        text = f"{name.replace('_', ' ')}: {_range(entries)}{_rulers(worst)}"
+        yield from _labelled(
+            "" if position else "measured", text, width, _JUDGEMENTS.get(worst["judgement"], "plain")
+        )
+
+
+def _rank(entry: Mapping[str, Any]) -> int:
+    """The place of its judgement, worst first; a number that is not judged comes last."""
+    known = list(_JUDGEMENTS)
+    return known.index(entry["judgement"]) if entry["judgement"] in known else len(known)
+
+
+def _range(entries: Sequence[Mapping[str, Any]]) -> str:
+    values = sorted(entry["value"] for entry in entries if entry["value"] is not None)
+    if not values:
+        return "no number"
+    lowest, highest = (_number(value, entries[0]["unit"]) for value in (values[0], values[-1]))
+    return lowest if lowest == highest else f"{lowest} to {highest}"
+
+
+def _number(value: float, unit: str) -> str:
+    """Four significant digits, with a prefix for the unit where one is usual."""
+    if unit in _PREFIXED and value:
+        thousands = math.floor(math.log10(abs(value)) / 3)
+        prefix = _PREFIXES.get(thousands)
+        if prefix is not None:
+            return f"{value / 1000**thousands:.4g} {prefix}{unit}"
+    text = f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+    return text if unit == "1" else f"{text} {unit}"
+
+
+def _rulers(entry: Mapping[str, Any]) -> str:
+    rulers = [(entry[key], name) for key, name in _RULERS.items() if entry["value"] and entry[key]]
+    shares = [f"{_share(entry['value'] / ruler)} {name}" for ruler, name in rulers]
+    word = "" if entry["judgement"] in (None, "good") else f"{entry['judgement']}: "
+    said = word + ", ".join(shares)
+    return f" ({said.removesuffix(': ')})" if said else ""
+
+
+def _share(share: float) -> str:
+    """A whole number of percent, two digits of a small one; times where it is several times as much."""
+    if share >= _SEVERAL:
+        return f"{share:,.0f} x"
+    return f"{share:.0%} of" if share >= _SMALL else f"{100 * share:.2g}% of"
 
 
 def _named(checks: Sequence[str]) -> str:

@@ -5,14 +5,21 @@ Each module's functions run inside a worker, which sees its device alone: :func:
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+KIND = "PYTEST_BIONEMO_DEVICE"
+"""The variable in which a worker is told what its device is: "cuda", or "cpu" in a rehearsal."""
+
 
 def device() -> torch.device:
-    """The one device of this worker: its GPU, or the CPU in a rehearsal."""
+    """The one device of this worker; outside one, the first GPU or else the CPU.
+
+    A worker of a GPU that CUDA does not show fails at its first use: it never falls back to the CPU.
+    """
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(os.environ.get(KIND) or ("cuda" if torch.cuda.is_available() else "cpu"))

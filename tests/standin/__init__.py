@@ -78,7 +78,10 @@ class StandinMig:
 
 @dataclass(frozen=True)
 class StandinGpu:
-    """One GPU. ``mig_enabled`` is None where the device knows no MIG; ``minor`` is its index unless given."""
+    """One GPU. ``mig_enabled`` is None where the device knows no MIG; ``minor`` is its index unless given.
+
+    ``clock_reasons`` are NVML's bits for why the clock is held down, ``sm_clock`` is where, in MHz.
+    """
 
     name: str
     uuid: str
@@ -90,6 +93,8 @@ class StandinGpu:
     faults: Mapping[str, Fault] = field(default_factory=dict)
     used_bytes: int = 0
     minor: int | None = None
+    clock_reasons: int = 0
+    sm_clock: int = 1980
 
     def __post_init__(self) -> None:
         _check_faults(self.faults, _OF_ONE_DEVICE)
@@ -154,6 +159,8 @@ class Node:
                 "used": gpu.used_bytes,
                 "compute_capability": "{}.{}".format(*gpu.compute_capability),
                 "minor": index if gpu.minor is None else gpu.minor,
+                "clock_reasons": gpu.clock_reasons,
+                "sm_clock": gpu.sm_clock,
                 "mig": {None: "unsupported", False: "disabled", True: "enabled"}[gpu.mig_enabled],
             }
             for number, mig in enumerate(gpu.migs):

@@ -9,6 +9,7 @@
  *   gpu.<i>.name, .uuid, .pci, .memory, .used, .minor            of one GPU
  *   gpu.<i>.compute_capability = <major>.<minor>
  *   gpu.<i>.mig = enabled | disabled | unsupported
+ *   gpu.<i>.clock_reasons, .sm_clock                             why the clock is held down (bits), and where (MHz)
  *   gpu.<i>.mig.<j>.name, .uuid, .memory, .gpu_instance, .compute_instance
  *   fault.<function>, gpu.<i>.fault.<function> = <return code> | hang | crash | noise
  *
@@ -47,6 +48,13 @@
     X(nvmlDeviceGetMemoryInfo_v2) \
     X(nvmlDeviceGetCudaComputeCapability) \
     X(nvmlDeviceGetMinorNumber) \
+    X(nvmlDeviceGetCurrentClocksEventReasons) \
+    X(nvmlDeviceGetCurrentClocksThrottleReasons) \
+    X(nvmlDeviceGetClockInfo) \
+    X(nvmlDeviceGetMaxClockInfo) \
+    X(nvmlDeviceGetMemoryBusWidth) \
+    X(nvmlDeviceGetTemperature) \
+    X(nvmlDeviceGetPowerUsage) \
     X(nvmlDeviceGetMigMode) \
     X(nvmlDeviceGetMaxMigDeviceCount) \
     X(nvmlDeviceGetMigDeviceHandleByIndex) \
@@ -84,6 +92,9 @@ enum { HANG = -1, CRASH = -2, NOISE = -3 };
 
 enum { MAX_GPUS = 32, MAX_SLICES = 7, TEXT = 96 };
 
+/* Of every GPU: an H100's. MHz, bits, degrees, milliwatts. */
+enum { MAX_SM_CLOCK = 1980, MEMORY_CLOCK = 2619, BUS_WIDTH = 5120, TEMPERATURE = 61, POWER = 640000 };
+
 enum { MIG_UNSUPPORTED, MIG_DISABLED, MIG_ENABLED };
 
 /* What a description of a device must say. */
@@ -103,7 +114,8 @@ struct device {
     struct device *parent;
     unsigned index;
     char name[TEXT], uuid[TEXT], pci[TEXT];
-    unsigned long long memory, used;
+    unsigned long long memory, used, clock_reasons;
+    unsigned sm_clock;
     unsigned major, minor, minor_number;
     int mig;
     unsigned gpu_instance, compute_instance;
@@ -261,6 +273,10 @@ static int read_gpu(struct device *gpu, struct device *slices, const char *key, 
         return number(value, &gpu->used);
     if (is(key, "minor"))
         return small(value, &gpu->minor_number);
+    if (is(key, "clock_reasons"))
+        return number(value, &gpu->clock_reasons);
+    if (is(key, "sm_clock"))
+        return small(value, &gpu->sm_clock);
     if (is(key, "mig")) {
         gpu->mig = is(value, "enabled") ? MIG_ENABLED : is(value, "disabled") ? MIG_DISABLED : MIG_UNSUPPORTED;
         return gpu->mig != MIG_UNSUPPORTED || is(value, "unsupported");
@@ -317,8 +333,10 @@ static int read_node(void)
     if (!file)
         return refuse(path, "cannot be read", strerror(path ? errno : ENOENT));
     memset(&node, 0, sizeof node);
-    for (i = 0; i < MAX_GPUS; i++)
+    for (i = 0; i < MAX_GPUS; i++) {
         node.gpus[i].minor_number = i;
+        node.gpus[i].sm_clock = MAX_SM_CLOCK;
+    }
     while (fgets(line, sizeof line, file)) {
         char *key = trimmed(line), *equals = strchr(key, '='), *value;
         if (*key == '\0')
@@ -647,6 +665,64 @@ int nvmlDeviceGetMinorNumber(struct device *device, unsigned *minor)
     CALLED_ON(nvmlDeviceGetMinorNumber, device);
     NEEDS(!device->parent, NOT_SUPPORTED);
     return give_number(device->minor_number, minor);
+}
+
+int nvmlDeviceGetCurrentClocksEventReasons(struct device *device, unsigned long long *reasons)
+{
+    CALLED_ON(nvmlDeviceGetCurrentClocksEventReasons, device);
+    NEEDS(reasons, INVALID_ARGUMENT);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    *reasons = device->clock_reasons;
+    return OK;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(struct device *device, unsigned long long *reasons)
+{
+    CALLED_ON(nvmlDeviceGetCurrentClocksThrottleReasons, device);
+    NEEDS(reasons, INVALID_ARGUMENT);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    *reasons = device->clock_reasons;
+    return OK;
+}
+
+enum { CLOCK_SM = 1, CLOCK_MEMORY = 2 };
+
+int nvmlDeviceGetClockInfo(struct device *device, int clock, unsigned *mhz)
+{
+    CALLED_ON(nvmlDeviceGetClockInfo, device);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    NEEDS(clock == CLOCK_SM || clock == CLOCK_MEMORY, INVALID_ARGUMENT);
+    return give_number(clock == CLOCK_SM ? device->sm_clock : MEMORY_CLOCK, mhz);
+}
+
+int nvmlDeviceGetMaxClockInfo(struct device *device, int clock, unsigned *mhz)
+{
+    CALLED_ON(nvmlDeviceGetMaxClockInfo, device);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    NEEDS(clock == CLOCK_SM || clock == CLOCK_MEMORY, INVALID_ARGUMENT);
+    return give_number(clock == CLOCK_SM ? MAX_SM_CLOCK : MEMORY_CLOCK, mhz);
+}
+
+int nvmlDeviceGetMemoryBusWidth(struct device *device, unsigned *bits)
+{
+    CALLED_ON(nvmlDeviceGetMemoryBusWidth, device);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    return give_number(BUS_WIDTH, bits);
+}
+
+int nvmlDeviceGetTemperature(struct device *device, int sensor, unsigned *degrees)
+{
+    CALLED_ON(nvmlDeviceGetTemperature, device);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    NEEDS(sensor == 0, INVALID_ARGUMENT); /* NVML_TEMPERATURE_GPU */
+    return give_number(TEMPERATURE, degrees);
+}
+
+int nvmlDeviceGetPowerUsage(struct device *device, unsigned *milliwatts)
+{
+    CALLED_ON(nvmlDeviceGetPowerUsage, device);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    return give_number(POWER, milliwatts);
 }
 
 int nvmlDeviceGetMigMode(struct device *device, unsigned *current, unsigned *pending)

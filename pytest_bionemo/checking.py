@@ -27,6 +27,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ATTRIBUTE = "__bionemo_check__"
 
+TARGET = "bionemo_target"
+"""The property in which a check records, as JSON, what it found out about a target."""
+
 
 @dataclass(frozen=True)
 class CheckSpec:
@@ -36,6 +39,7 @@ class CheckSpec:
     severity: Severity
     level: Level
     needs: tuple[str, ...]
+    about: str | None = None
 
 
 class CheckFailed(Exception):
@@ -60,7 +64,7 @@ class NotRun(Skipped):
 
 
 def check(
-    *, severity: Severity = "blocker", level: Level = "quick", needs: Iterable[str] = ()
+    *, severity: Severity = "blocker", level: Level = "quick", needs: Iterable[str] = (), about: str | None = None
 ) -> Callable[[Function], Function]:
     """Declare a check.
 
@@ -68,6 +72,8 @@ def check(
     :param level: the lowest level at which it runs: ``quick`` (no GPU kernel), ``standard`` or ``full``.
     :param needs: names of fixtures that it needs without using their value. What comes in as an argument is
         needed too and is not repeated here.
+    :param about: the package, or the target, that it is about; ``"{name}"`` is the value of its parameter ``name``.
+        With ``--bionemo-target``, one about something that no such target needs is a warning.
     :raises ValueError: for an unknown severity or level, or a function without a docstring, whose first line
         is the title of the check, or one that yields or awaits.
     """
@@ -80,7 +86,7 @@ def check(
             raise ValueError(f"check {function.__qualname__} has no docstring: its first line is the title")
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
             raise ValueError(f"check {function.__qualname__} yields or awaits: calling it would run nothing")
-        setattr(function, _ATTRIBUTE, CheckSpec(title, severity, level, tuple(needs)))
+        setattr(function, _ATTRIBUTE, CheckSpec(title, severity, level, tuple(needs), about))
         # pytest's own opt-in: collected whatever the project's python_functions say.
         function.__test__ = True  # type: ignore[attr-defined]
         return pytest.mark.usefixtures(*needs)(function) if needs else function

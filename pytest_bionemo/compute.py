@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -211,7 +212,12 @@ class Compute:
         baseline: float | None = None,
         judgement: str | None = None,
     ) -> Measurement:
-        """Put a number of this device into the report, with its rulers (see :class:`Measurement`)."""
+        """Put a number of this device into the report, with its rulers (see :class:`Measurement`).
+
+        :raises ValueError: for a name of anything but small letters, digits and underscores.
+        """
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ValueError(f"{name!r} is no name of a number: use small letters, digits and underscores")
         interval = (ci95[0], ci95[1]) if ci95 else None
         finite = value if math.isfinite(value) else None
         measurement = Measurement(

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from pytest_bionemo import install_options
+from pytest_bionemo.checking import TARGET
 from pytest_bionemo.compute import MEASUREMENT
 from pytest_bionemo.facts import family
 from pytest_bionemo.probes import packages
 
 if TYPE_CHECKING:
     from pytest_bionemo.options import Options
+    from pytest_bionemo.probes.host import Host
     from pytest_bionemo.probes.machine import Machine
     from pytest_bionemo.verdict import Verdict
 
 SCHEMA_VERSION = 1
+
+_UTILISATION = re.compile(r"esm2_(?P<size>\w+)_mfu")
 
 # The only variables whose values enter the report.
 _VARIABLES = (
@@ -43,6 +49,7 @@ def start(options: Options, started: datetime) -> dict[str, Any]:
         "level": options.level,
         "device": options.device,
         "require": options.require,
+        "required_targets": list(options.targets),
         "checks": [],
         "topics": [],
         "deselected": [],
@@ -69,14 +76,50 @@ def with_verdict(report: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     return {"bionemo": run} | dict(report) | {"bionemo": run}
 
 
-def take_measurements(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The numbers that the checks recorded, taken out of the tests and put into the order of the run."""
+def take_records(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the checks recorded, taken out of the tests and put into the order of the run: numbers and targets."""
+    measurements = _take(MEASUREMENT, tests)
+    return {
+        "measurements": measurements,
+        "targets": [_with_expectation(target, measurements) for target in _take(TARGET, tests)],
+    }
+
+
+def _take(name: str, tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for test in tests:
         properties = test.get("user_properties", [])
-        found += [json.loads(entry[MEASUREMENT]) for entry in properties if MEASUREMENT in entry]
-        test["user_properties"] = [entry for entry in properties if MEASUREMENT not in entry]
+        found += [json.loads(entry[name]) for entry in properties if name in entry]
+        test["user_properties"] = [entry for entry in properties if name not in entry]
     return found
+
+
+def _with_expectation(target: dict[str, Any], measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many tokens a second each GPU should train on, from what this run measured.
+
+    Tokens/s = model FLOP utilisation x peak FLOP/s / FLOP per token, with the utilisation that the training step of
+    ESM-2 reached here (topic ``benchmark``). It is that of transformers' layers, which are slower than the recipes'
+    own, and of that size: small models use less of a GPU. The slowest GPU sets the pace.
+    """
+    found = [expectation for entry in measurements if (expectation := _delivered(entry, measurements))]
+    if not found or not target["formats"] or not target["flop_per_token"]:
+        return target
+    flop_per_s, said = min(found)
+    return {**target, "expected_tokens_per_s": flop_per_s / target["flop_per_token"], "expected_from": said}
+
+
+def _delivered(utilisation: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> tuple[float, str] | None:
+    """The FLOP/s of a training step on one device, and what that rests on; None if this is no such utilisation."""
+    match = _UTILISATION.fullmatch(utilisation["name"])
+    peaks = [
+        entry["bound"]
+        for entry in measurements
+        if (entry["name"], entry["device"]) == ("matmul_bf16", utilisation["device"]) and entry["bound"]
+    ]
+    if match is None or not utilisation["value"] or not peaks:
+        return None
+    said = f"a utilisation of {utilisation['value']:.0%} in training ESM-2 {match['size'].upper()} here"
+    return utilisation["value"] * peaks[0] * 1e12, said
 
 
 def now() -> datetime:
@@ -86,13 +129,13 @@ def now() -> datetime:
 
 def describe(machine: Machine, started: datetime) -> dict[str, Any]:
     """What the probes saw, for a run that has come to its end."""
-    family_packages = [_package(package) for package in family.packages()]
+    family_packages = [_package(package, machine.host) for package in family.packages()]
     has_any = any(package["version"] for package in family_packages)
     return {
         "environment": environment(machine),
         "gpus": [gpu.to_json() for gpu in machine.gpu_env.gpus],
         "packages": family_packages,
-        "install_options": [] if has_any else install_options(machine),
+        "install_options": [] if has_any else install_options.lines(machine),
         # Last: the probes above may have had to be waited for.
         "duration_s": round((now() - started).total_seconds(), 3),
     }
@@ -133,20 +176,15 @@ def runner(config_plugins: Mapping[str, str]) -> dict[str, Any]:
     return {"Python": sys.version.split()[0], "Packages": dict(config_plugins)}
 
 
-def install_options(machine: Machine) -> list[str]:
-    """How to get BioNeMo on this machine, where none of it is installed."""
-    names = " ".join(package.name for package in family.installable(machine.host.python, machine.host.machine))
-    return [
-        f"$ pip install {names}",
-        "or a recipe: clone NVIDIA-BioNeMo/bionemo-framework, build a Dockerfile of bionemo-recipes/recipes/NAME",
-    ]
-
-
-def _package(package: family.FamilyPackage) -> dict[str, Any]:
+def _package(package: family.FamilyPackage, host: Host) -> dict[str, Any]:
     return {
         "name": package.name,
         "version": _version(package.name),
         "category": package.category,
+        "status": package.status,
+        "latest": package.latest,
+        "where": package.where,
+        "obstacle": package.obstacle(host.python, host.machine),
         "fate": package.fate,
     }
 

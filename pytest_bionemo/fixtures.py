@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,9 +14,11 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_bionemo.model import GpuEnv
+    from pytest_bionemo.probes.bionemo import BionemoPackage, Family
     from pytest_bionemo.probes.machine import Machine
 
 MACHINE: pytest.StashKey[Machine] = pytest.StashKey()
+_FAMILY: pytest.StashKey[Family] = pytest.StashKey()
 
 
 def machine_of(config: pytest.Config) -> Machine:
@@ -29,6 +32,20 @@ def machine_of(config: pytest.Config) -> Machine:
     return config.stash[MACHINE]
 
 
+def family_of(config: pytest.Config) -> Family:
+    """The BioNeMo packages of this environment, made on first use, gone with the run."""
+    from pytest_bionemo import options
+    from pytest_bionemo.probes.bionemo import Family
+
+    if _FAMILY not in config.stash:
+        # In a process of pytest-xdist each is imported when it is asked for: another one asks for the others.
+        ahead = not hasattr(config, "workerinput")
+        variables = {**os.environ, **machine_of(config).variables}
+        config.stash[_FAMILY] = Family(options.read(config).timeout, variables, ahead=ahead)
+        config.add_cleanup(config.stash[_FAMILY].close)
+    return config.stash[_FAMILY]
+
+
 @pytest.fixture(scope="session")
 def gpu_env(request: pytest.FixtureRequest) -> GpuEnv:
     """What the NVIDIA driver says about this machine: driver, CUDA, and every GPU. Frozen data.
@@ -37,6 +54,18 @@ def gpu_env(request: pytest.FixtureRequest) -> GpuEnv:
     driver, ``gpu_env.gpus`` is empty and ``gpu_env.failure`` says why.
     """
     return machine_of(request.config).gpu_env
+
+
+@pytest.fixture(scope="session")
+def bionemo_pkg(request: pytest.FixtureRequest) -> Callable[[str], BionemoPackage]:
+    """Look at BioNeMo's packages.
+
+    ``scdl = bionemo_pkg("bionemo-scdl")``, then ``assert scdl.is_installed, scdl``. It has a ``version``,
+    requirements that are ``unmet``, and an ``import_error``: the first cause why one of the modules that it is made
+    of does not import, None if all do. That is found out in a process of its own, when it is first asked for: nothing
+    is imported here. A name that is no BioNeMo package is a LookupError.
+    """
+    return family_of(request.config).package
 
 
 @pytest.fixture(scope="session")

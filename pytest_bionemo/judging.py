@@ -25,20 +25,42 @@ DEGRADED = 0.92
 
 
 @dataclass(frozen=True)
-class PeerLimits:
-    """Shares of what peers do below which a device is degraded, and low."""
+class Limits:
+    """Shares of a ruler below which a device is degraded, and low."""
 
     degraded: float
     low: float
 
+    def of(self, share: float) -> Limits:
+        """The same for a device that has this share of what the ruler is for."""
+        return Limits(self.degraded * share, self.low * share)
 
-NODE = PeerLimits(0.90, 0.80)
+
+CALIBRATED = Limits(DEGRADED, LOW)
+"""Of a reference that somebody measured on this model."""
+
+UNCALIBRATED = Limits(LOW, LOW / 2)
+"""Of one that was derived: it may be off by as much as models of one architecture differ, and not by half."""
+
+PRODUCTS = Limits(0.40, 0.25)
+"""Of the physical bound of matrix products. On record are 0.63 and more of it. Cards that are short of power stay
+below (an L4 of 72 W seldom exceeds 0.6), but not below their base clock, which is 0.37 (T4) of the highest or more,
+and libraries reach 0.7 of what that allows. A clock that is pinned low, 210 of 1695 MHz, leaves 0.12."""
+
+MEMORY = Limits(0.50, 0.25)
+"""Of the physical bound of memory: 0.61 is the least on record, of which this is ``UNCALIBRATED``."""
+
+LINK = Limits(0.30, 0.10)
+"""Of the bound of the link to the host, which is that of the GPU and 16 lanes: a host of the generation before leaves
+0.4 of it, 8 lanes as much. One lane leaves 0.06."""
+
+NODE = Limits(0.90, 0.80)
 """Of the median of the other devices, from three on: twice the spread within a healthy node, and as far again."""
 
-FEW = PeerLimits(0.80, 0.67)
+FEW = Limits(0.80, 0.67)
 """Of the best of one or two others: that one may itself be above the middle, and there is no telling."""
 
-REHEARSAL = PeerLimits(0.50, 0.50)
+REHEARSAL = Limits(0.50, 0.50)
 """Pretend devices share the cores of one processor, and get of them what its scheduler gives."""
 
 _FEW = 2
@@ -50,8 +72,8 @@ class Word(str, Enum):
     UNTRUSTED = "untrusted"
     LOW = "low"
     DEGRADED = "degraded"
-    UNCALIBRATED = "uncalibrated"
     UNJUDGED = "unjudged"
+    UNCALIBRATED = "uncalibrated"
     GOOD = "good"
 
 
@@ -67,19 +89,18 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Ruler:
-    """What the value is compared with, and the shares of it below which it is degraded and low."""
+    """What the value is compared with, its limits, and the best that it can say of a device."""
 
     name: str
     value: float
-    degraded: float
-    low: float
-    lowest_word: Word = Word.LOW
+    limits: Limits
+    best_word: Word = Word.GOOD
 
     def word(self, value: float) -> Word:
         share = value / self.value
-        if share < self.low:
-            return self.lowest_word
-        return Word.DEGRADED if share < self.degraded else Word.GOOD
+        if share < self.limits.low:
+            return Word.LOW
+        return Word.DEGRADED if share < self.limits.degraded else self.best_word
 
 
 def judge(
@@ -88,10 +109,11 @@ def judge(
     ci95: Sequence[float] | None = None,
     higher_is_better: bool = True,
     bound: float | None = None,
+    bound_limits: Limits | None = None,
     reference: float | None = None,
     is_calibrated: bool = True,
     peers: Sequence[float] = (),
-    peer_limits: PeerLimits | None = None,
+    peer_limits: Limits | None = None,
     baseline: float | None = None,
 ) -> Judgement:
     """Compare a number with its rulers; the worst word counts.
@@ -99,8 +121,7 @@ def judge(
     - ``untrusted``: better than ``BEYOND_PHYSICS`` times the bound, or no positive number at all;
     - ``low``, ``degraded``: worse than the shares of a ruler that are named above, with the better end of the
       confidence interval;
-    - ``uncalibrated``: good, but by a reference that was derived and not measured. Such a reference calls nothing
-      low: below ``LOW`` of it is ``degraded``;
+    - ``uncalibrated``: good, but by a reference that was derived and not measured (its limits: ``UNCALIBRATED``);
     - ``unjudged``: there is neither a reference nor a peer nor a baseline; the bound alone calls nothing good;
     - ``good``.
 
@@ -110,6 +131,8 @@ def judge(
     :param ci95: its 95 % confidence interval, lower end first.
     :param higher_is_better: False for durations: then all rulers are durations, the bound the shortest possible.
     :param bound: what the device can physically do.
+    :param bound_limits: shares of the bound that a healthy device reaches, whatever its model; None where the bound
+        is too far away to say.
     :param reference: what a healthy device of its kind does.
     :param is_calibrated: whether somebody measured the reference on this model.
     :param peers: what the other devices of this kind on the same machine do.
@@ -118,14 +141,16 @@ def judge(
     """
     if not (math.isfinite(value) and value > 0):
         return Judgement(Word.UNTRUSTED, f"{value!r} is no measurement")
+    best_possible = _rate(bound, higher_is_better)
     rulers = _rulers(
+        bound=best_possible,
+        bound_limits=bound_limits,
         reference=_rate(reference, higher_is_better),
         is_calibrated=is_calibrated,
         peers=[rate for peer in peers if (rate := _rate(peer, higher_is_better))],
         peer_limits=peer_limits,
         baseline=_rate(baseline, higher_is_better),
     )
-    best_possible = _rate(bound, higher_is_better)
     rate = value if higher_is_better else 1 / value
     peer_median = statistics.median(peers) if peers else None
     if best_possible is not None and rate > BEYOND_PHYSICS * best_possible:
@@ -140,13 +165,20 @@ def judge(
 def _judge_rate(
     rate: float, worse: float, better: float, rulers: Sequence[_Ruler], peer_median: float | None
 ) -> Judgement:
+    """The worst word of those rulers that find fault, else the word of the ruler that knows most."""
     order = list(Word)
-    decisive = min(rulers, key=lambda ruler: (order.index(ruler.word(better)), rate / ruler.value))
-    word = decisive.word(better)
-    if word is Word.GOOD and not any(ruler.lowest_word is Word.LOW for ruler in rulers):
-        word = Word.UNCALIBRATED
+    faulting = [ruler for ruler in rulers if ruler.word(better) is not ruler.best_word]
+    decisive = min(
+        faulting or rulers,
+        key=lambda ruler: (
+            order.index(ruler.word(better)) if faulting else 0,
+            -order.index(ruler.best_word),
+            rate / ruler.value,
+        ),
+    )
     is_borderline = any(ruler.word(worse) is not ruler.word(better) for ruler in rulers)
-    return Judgement(word, f"{rate / decisive.value:.2f} x {decisive.name}", is_borderline, peer_median)
+    because = f"{rate / decisive.value:.2f} x {decisive.name}"
+    return Judgement(decisive.word(better), because, is_borderline, peer_median)
 
 
 def _rate(value: float | None, higher_is_better: bool) -> float | None:
@@ -158,26 +190,27 @@ def _rate(value: float | None, higher_is_better: bool) -> float | None:
 
 def _rulers(
     *,
+    bound: float | None,
+    bound_limits: Limits | None,
     reference: float | None,
     is_calibrated: bool,
     peers: Sequence[float],
-    peer_limits: PeerLimits | None,
+    peer_limits: Limits | None,
     baseline: float | None,
 ) -> list[_Ruler]:
     found = []
-    if reference:
-        found.append(
-            _Ruler("the reference", reference, DEGRADED, LOW)
-            if is_calibrated
-            else _Ruler("what its architecture should reach (uncalibrated)", reference, LOW, LOW, Word.DEGRADED)
-        )
+    if bound and bound_limits:
+        found.append(_Ruler("its physical bound", bound, bound_limits, Word.UNJUDGED))
+    if reference and is_calibrated:
+        found.append(_Ruler("the reference", reference, CALIBRATED))
+    elif reference:
+        name = "what its architecture should reach (uncalibrated)"
+        found.append(_Ruler(name, reference, UNCALIBRATED, Word.UNCALIBRATED))
     if len(peers) > _FEW:
-        limits = peer_limits or NODE
         name = f"the median of the {len(peers)} other devices"
-        found.append(_Ruler(name, statistics.median(peers), limits.degraded, limits.low))
+        found.append(_Ruler(name, statistics.median(peers), peer_limits or NODE))
     elif peers:
-        limits = peer_limits or FEW
-        found.append(_Ruler("the best other device", max(peers), limits.degraded, limits.low))
+        found.append(_Ruler("the best other device", max(peers), peer_limits or FEW))
     if baseline:
-        found.append(_Ruler("its own earlier value", baseline, NODE.degraded, NODE.low))
+        found.append(_Ruler("its own earlier value", baseline, NODE))
     return found

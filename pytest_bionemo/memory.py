@@ -1,41 +1,40 @@
 """How much memory training takes: a model of it, from the shape of a transformer and the way in which it is trained.
 
-**Weights.** AdamW keeps two moments of each weight. With mixed precision the weights are in float32, the products use
-copies in bfloat16: 4 bytes of weight, 2 of copy, 4 of gradient and 8 of moments for each parameter. All of them exist
-at once only where gradients are (see the peak).
+**Weights.** AdamW keeps two moments of each weight. With mixed precision the weights are in float32 and the products
+use copies in bfloat16: for each parameter 4 bytes of weight, 2 of copy, 4 of gradient and 8 of moments.
 
 **Activations** are what the forward pass keeps for the backward pass. The terms are those of V. Korthikanti et al.,
 "Reducing Activation Recomputation in Large Transformer Models", 2022, section 4.1, with two changes: flash attention
-keeps no scores (no term with the square of the length) but one float32 for each head and token, and there is a mask of
-one byte only where there is dropout. For each token and layer, with hidden size h, feed-forward width f and k for the
-keys' width (h, less with grouped queries), these tensors are kept:
+keeps no scores (no term with the square of the length) but one float32 for each head and token, and there is a mask
+of one byte only where there is dropout. With hidden size h, feed-forward width f and keys' width k (h, less with
+grouped queries), these are kept for each token and layer:
 
 - what comes into the two norms: 2 h, and two float32 of each norm;
-- what comes into the projections to queries, keys and values: h (each keeps its own where autocast makes three copies);
+- what comes into the projections to queries, keys and values: h (3 h where autocast makes a copy for each);
 - queries h, keys and values 2 k, the attention's output h;
-- what comes into the feed-forward layers: h;
-- what the activation function keeps, and its output: 2 f, 3 f for a gated one, 4 f for GELU written out as
+- what comes into the feed-forward layer: h;
+- what its activation function keeps, and its output: 2 f, 3 f for a gated one, 4 f for GELU written out as
   x * 0.5 * (1 + erf(x / sqrt(2))), as transformers does for ESM-2.
 
-Above the layers there is a head: 7 h, and two float32 for each entry of the vocabulary.
+Above the layers there is a head: 7 h, and three float32 for each entry of the vocabulary: the logits, their
+logarithms, and the gradient that comes back to them.
 
-**The peak** of a step is the larger of two: when the backward pass begins (all activations, no gradients yet), and when
-it ends (all gradients, no activations); in between both change in proportion. Either has besides what the backward
-pass of one feed-forward layer makes: h, and 5 f where GELU is written out, 2 f otherwise.
+**The peak** of a step is the larger of two: when the backward pass begins (all activations and copies, no gradients
+yet), and when it ends (all gradients, no activations); in between both change in proportion. In either there is also
+what the backward pass of one feed-forward layer makes: h, and 2 f, or 5 f where GELU is written out; the head is gone
+when the first of them is made.
 
 **Sharding.** DDP keeps the gradients a second time, in the buckets that it sends. FSDP divides weights, gradients and
-moments by the number of GPUs and has two layers at a time, and what is outside the layers, whole on each GPU. Context
-parallelism divides the tokens.
+moments by the number of GPUs; what is outside the layers, and two layers at a time, are whole on each GPU. Context
+parallelism divides the tokens. Megatron is taken to divide everything by the number of GPUs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pytest_bionemo.facts.targets import Overhead, Shape
-
-Sharding = Literal["none", "DDP", "FSDP"]
+from pytest_bionemo.facts.targets import Overhead, Shape, Sharding
 
 _FLOAT32 = 4
 # Of one norm and token: mean and reciprocal standard deviation.
@@ -49,11 +48,11 @@ class Training:
     """A way to train: bytes for each parameter, bytes for each element of an activation, and what is kept.
 
     ``copies`` of the weights are what products use; 0 where they use the weights themselves. ``residual`` is an
-    element of what runs along the layers, ``activation`` one of everything else. ``projection_inputs``, ``kept`` and
-    ``gated`` count tensors of the widths h and f (see the module); ``transient`` those of f in one backward pass.
+    element of what runs along the layers, ``activation`` one of everything else. ``projection_inputs`` counts tensors
+    of width h; ``kept`` those of width f where the feed-forward layer is not gated, ``transient`` those of width f in
+    its backward pass (see the module).
     """
 
-    name: str
     weights: int
     copies: int
     gradients: int
@@ -62,7 +61,6 @@ class Training:
     activation: int
     projection_inputs: int
     kept: int
-    gated: int
     transient: int
 
     @property
@@ -71,13 +69,13 @@ class Training:
         return self.copies or self.weights
 
 
-FLOAT32 = Training("float32", 4, 0, 4, 8, residual=4, activation=4, projection_inputs=1, kept=4, gated=5, transient=5)
+FLOAT32 = Training(4, 0, 4, 8, residual=4, activation=4, projection_inputs=1, kept=4, transient=5)
 """transformers' ESM-2, all in float32."""
 
-AUTOCAST = Training("bfloat16", 4, 2, 4, 8, residual=4, activation=2, projection_inputs=3, kept=4, gated=5, transient=5)
+AUTOCAST = Training(4, 2, 4, 8, residual=4, activation=2, projection_inputs=3, kept=4, transient=5)
 """transformers' ESM-2 under autocast to bfloat16, norms and residual in float32."""
 
-FUSED = Training("fused", 4, 2, 4, 8, residual=2, activation=2, projection_inputs=1, kept=2, gated=3, transient=2)
+FUSED = Training(4, 2, 4, 8, residual=2, activation=2, projection_inputs=1, kept=2, transient=2)
 """Transformer Engine's layers in bfloat16 over weights in float32, as BioNeMo's recipes train with master weights."""
 
 
@@ -86,7 +84,7 @@ class Plan:
     """How many GPUs train together, and how the work is divided among them."""
 
     gpus: int = 1
-    sharding: Sharding = "none"
+    sharding: Sharding | None = None
     context_parallel: int = 1
 
     def __str__(self) -> str:
@@ -99,12 +97,12 @@ class Plan:
 SINGLE = Plan()
 
 
-def plans(gpus: int, has_context_parallelism: bool) -> tuple[Plan, ...]:
+def plans(gpus: int, shardings: Sequence[Sharding], has_context_parallelism: bool) -> tuple[Plan, ...]:
     """The ways to train on so many GPUs, the simplest first."""
     if gpus == 1:
         return (SINGLE,)
     contexts = [size for size in (2, 4, 8) if gpus % size == 0] if has_context_parallelism else []
-    return (Plan(gpus, "DDP"), Plan(gpus, "FSDP"), *(Plan(gpus, "FSDP", size) for size in contexts))
+    return (*(Plan(gpus, sharding) for sharding in shardings), *(Plan(gpus, "FSDP", size) for size in contexts))
 
 
 def tensors(shape: Shape, training: Training, sequences: int, length: int, plan: Plan = SINGLE) -> int:
@@ -116,6 +114,9 @@ def tensors(shape: Shape, training: Training, sequences: int, length: int, plan:
     :param length: tokens of a sequence.
     :param plan: how the work is divided.
     """
+    if not shape.is_transformer:
+        each = training.weights + training.copies + training.gradients + training.moments
+        return round(shape.parameters * each / (1 if plan.sharding == "DDP" else plan.gpus))
     tokens = sequences * length / plan.context_parallel
     parameters = shape.parameters / (plan.gpus if plan.sharding == "FSDP" else 1)
     kept = parameters * (training.weights + training.moments) + _unsharded(shape, training, plan)
@@ -123,8 +124,6 @@ def tensors(shape: Shape, training: Training, sequences: int, length: int, plan:
         kept += parameters * training.gradients
     gradients = parameters * training.gradients
     copies = shape.parameters * training.copies if plan.sharding != "FSDP" else 0
-    if not shape.is_transformer:
-        return round(kept + gradients + copies)
     layers = tokens * shape.layers * layer_bytes(shape, training)
     transient = tokens * (training.residual * shape.hidden + training.activation * training.transient * shape.ffn)
     begins = copies + layers + max(transient, tokens * _head_bytes(shape, training))
@@ -135,7 +134,7 @@ def tensors(shape: Shape, training: Training, sequences: int, length: int, plan:
 def layer_bytes(shape: Shape, training: Training) -> int:
     """Bytes that one layer keeps of each token for the backward pass."""
     hidden, keys = shape.hidden, shape.hidden * shape.key_heads // shape.heads
-    functions = training.gated if shape.gated else training.kept
+    functions = training.kept + shape.gated
     elements = training.projection_inputs * hidden + hidden + 2 * keys + hidden + hidden + functions * shape.ffn
     statistics = 2 * _NORM_STATISTICS + _FLOAT32 * shape.heads
     masks = 2 * hidden if shape.dropout else 0
@@ -144,7 +143,6 @@ def layer_bytes(shape: Shape, training: Training) -> int:
 
 def _head_bytes(shape: Shape, training: Training) -> int:
     widths = training.residual + (_HEAD_WIDTHS - 1) * training.activation
-    # The logits, their logarithms, and the gradient that comes back to them.
     return widths * shape.hidden + 3 * _FLOAT32 * shape.vocabulary
 
 

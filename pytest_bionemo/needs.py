@@ -8,20 +8,24 @@ shadow them, and no test outside the suite sees them.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from pytest_bionemo import rules
-from pytest_bionemo.checking import wait_for
+from pytest_bionemo.checking import not_applicable, wait_for
 from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
-from pytest_bionemo.facts import architectures
-from pytest_bionemo.fixtures import machine_of
+from pytest_bionemo.facts import architectures, stack
+from pytest_bionemo.fixtures import family_of, machine_of
 from pytest_bionemo.model import Gpu, GpuEnv
 from pytest_bionemo.options import Options
-from pytest_bionemo.probes import libraries, visible
+from pytest_bionemo.probes import libraries, packages, visible
+from pytest_bionemo.probes.bionemo import BionemoPackage
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.imports import Imports, Program
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
@@ -48,6 +52,9 @@ ESTABLISHED_BY = {
     "usable_torch": "driver::supports_torch_cuda",
     "device": "torch::sees_same_gpus",
     "worker": "torch::computes",
+    "whole_package": "packages::is_whole",
+    "importable_package": "packages::namespace_is_clean",
+    "imported_package": "packages::imports_deeply",
 }
 
 
@@ -263,3 +270,64 @@ def undisturbed(request: pytest.FixtureRequest) -> None:
     """Nothing else of this run is at work: what is timed beside other checks is no measurement."""
     if hasattr(request.config, "workerinput"):
         wait_for(None, "what is timed under pytest-xdist means nothing: run it without -n")
+
+
+# ----------------------------------------------------------------------------------------- BioNeMo's packages
+
+
+@pytest.fixture
+def package(name: str, request: pytest.FixtureRequest, linux: Host) -> BionemoPackage:
+    """The BioNeMo package that the check is about, whole or not."""
+    found = family_of(request.config).package(name)
+    if not found.is_installed:
+        not_applicable(f"{name} is not installed")
+    return found
+
+
+@pytest.fixture
+def whole_package(package: BionemoPackage) -> BionemoPackage:
+    """The package with all its files."""
+    if package.found is None or not package.found.is_whole:
+        wait_for(
+            f"{ESTABLISHED_BY['whole_package']}[{package.name}]", f"the installation of {package.name} is damaged"
+        )
+    return package
+
+
+@pytest.fixture
+def importable_package(whole_package: BionemoPackage, machine: Machine) -> BionemoPackage:
+    """The package, with nothing known in the way of its import."""
+    name, torch = whole_package.name, machine.torch_build
+    if packages.namespace_intruder("bionemo"):
+        wait_for(ESTABLISHED_BY["importable_package"], "another bionemo hides it")
+    if not packages.is_for_this_python(name):
+        wait_for(f"packages::fits_platform[{name}]", f"{name} is built for another Python or processor")
+    if torch.import_error and any(needed.name == "torch" for needed in whole_package.requirements):
+        established = "torch_build" if torch.is_installed else "torch_installed"
+        wait_for(ESTABLISHED_BY[established], f"{name} needs PyTorch, which does not import")
+    return whole_package
+
+
+@pytest.fixture
+def imported_package(importable_package: BionemoPackage) -> BionemoPackage:
+    """The package, imported in every part of it that is known."""
+    name = importable_package.name
+    if not importable_package.imported.is_usable:
+        wait_for(f"{ESTABLISHED_BY['imported_package']}[{name}]", f"{name} does not import")
+    return importable_package
+
+
+@pytest.fixture(scope="session")
+def stack_imports(request: pytest.FixtureRequest, machine: Machine, bionemo_options: Options) -> Iterator[Imports]:
+    """What importing each installed distribution that the recipes are built on does, after PyTorch."""
+    on_gpu = bionemo_options.device == "cuda" and bool(machine.torch_build.devices)
+    programs = {
+        one.name: Program(("torch", one.module), on_gpu=on_gpu)
+        for one in stack.distributions()
+        if one.judged_by is None and packages.find(one.name)
+    }
+    # In a process of pytest-xdist each is asked for on its own: another one asks for the others.
+    ahead = not hasattr(request.config, "workerinput")
+    found = Imports(programs, bionemo_options.timeout, {**os.environ, **machine.variables}, ahead=ahead)
+    yield found
+    found.close()

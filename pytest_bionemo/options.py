@@ -13,6 +13,7 @@ DEFAULT_REPORT = "bionemo_validation_report.json"
 DEFAULT_TIMEOUT_S = 120.0
 _LONGEST_TIMEOUT_S = 24 * 60 * 60
 REQUIREMENTS = ("install", "ready")
+_TARGET = "bionemo_target"
 _NOUNS = {"level": "level", "device": "device", "require": "verdict to require"}
 
 # name without the prefix: (default, metavar, help)
@@ -37,6 +38,7 @@ class Options:
     report: str
     timeout: float
     expect_gpus: int | None
+    targets: tuple[str, ...] = ()
 
 
 def add(parser: pytest.Parser) -> None:
@@ -50,6 +52,15 @@ def add(parser: pytest.Parser) -> None:
         help="Run the shipped checks: alone, or with the tests of the paths that are given.",
     )
     parser.addini("bionemo_validate", "Ini twin of --bionemo-validate.", type="bool", default=False)
+    group.addoption(
+        "--bionemo-target",
+        action="append",
+        default=None,
+        dest=_TARGET,
+        metavar="NAME",
+        help="This BioNeMo workload must be runnable here, such as esm2-650m; may be repeated. Default: none.",
+    )
+    parser.addini(_TARGET, "Ini twin of --bionemo-target.", type="args", default=[])
     for name, (default, metavar, text) in _VALUED.items():
         key = _key(name)
         group.addoption(
@@ -75,7 +86,34 @@ def read(config: pytest.Config) -> Options:
         report=_text(config, "report")[0],
         timeout=_seconds(config, "timeout"),
         expect_gpus=_count(config, "expect-gpus"),
+        targets=_targets(config),
     )
+
+
+def _targets(config: pytest.Config) -> tuple[str, ...]:
+    given = config.getoption(_TARGET)
+    origin = "--bionemo-target" if given is not None else f"ini option {_TARGET}"
+    try:
+        wanted = given if given is not None else config.getini(_TARGET)
+    except (ValueError, TypeError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"{origin}: {error}. It is a list of names of targets.") from None
+    if not wanted:
+        return ()
+    # Here: who wants none does not pay for the table.
+    from difflib import get_close_matches
+
+    from pytest_bionemo.facts import FactsError, targets
+
+    try:
+        known = targets.names()
+    except FactsError as error:
+        raise pytest.UsageError(str(error)) from None
+    for name in wanted:
+        if name not in known:
+            near = get_close_matches(name.lower().replace(" ", "-"), known, cutoff=0.7)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise pytest.UsageError(f"{origin}: {name!r} is not a target.{hint} Choose from: {', '.join(known)}.")
+    return tuple(dict.fromkeys(wanted))
 
 
 def _key(name: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_bionemo import options
 from pytest_bionemo.fixtures import MACHINE
+from pytest_bionemo.fixtures import bionemo_pkg as bionemo_pkg
 from pytest_bionemo.fixtures import gpu_env as gpu_env
 from pytest_bionemo.fixtures import lightning_trainer as lightning_trainer
 from pytest_bionemo.fixtures import lightning_trainer_args as lightning_trainer_args

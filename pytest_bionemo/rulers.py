@@ -2,16 +2,19 @@
 
 A whole GPU of a model in ``facts/gpus.toml`` has the bounds of its row. For others, and for MIG slices, they follow
 from the multiprocessors and clocks that torch and NVML report; what such a device should reach follows from what
-others of its architecture reached, and is *uncalibrated*. In a rehearsal the bounds are those of any processor.
+others of its architecture reached, and is *uncalibrated*. In a rehearsal the bounds are those of any processor, and
+far away. On a GPU a share of the bound is a ruler, too: for most models it is the only one.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from pytest_bionemo import judging
 from pytest_bionemo.compute import Compute
 from pytest_bionemo.facts import gpus
 from pytest_bionemo.facts.gpus import Architecture
+from pytest_bionemo.judging import Limits
 from pytest_bionemo.worker import Numbers
 
 
@@ -39,9 +42,18 @@ def matmul_bound(worker: Compute, format: str) -> float | None:
     if worker.is_rehearsal:
         return gpus.processor().tflops(format, facts["multiprocessors"])
     model, kind, derived = worker.model, _architecture(worker), None
-    if kind and facts["max_sm_clock_hz"] and not (model and model.half_rate):
+    if kind and facts["max_sm_clock_hz"]:
         derived = kind.tflops(format, facts["multiprocessors"], facts["max_sm_clock_hz"])
+    if derived and model and model.half_rate and format != "fp32":
+        derived /= 2  # of the tensor cores alone
     return _highest(derived, model.tflops(format) if model else None)
+
+
+def matmul_limits(worker: Compute, format: str) -> Limits | None:
+    """The shares of the bound that a healthy device reaches; half where the board may be half rate."""
+    if worker.is_rehearsal:
+        return None
+    return judging.PRODUCTS if worker.model or format == "fp32" else judging.PRODUCTS.of(1 / 2)
 
 
 def matmul_reference(worker: Compute, format: str) -> Reference:
@@ -60,6 +72,16 @@ def memory_bound(worker: Compute) -> float | None:
     return _highest(facts["bandwidth_bound_gbs"], worker.model.bandwidth_gbs if worker.model else None)
 
 
+def memory_limits(worker: Compute) -> Limits | None:
+    """The shares of the bound that a healthy device reaches; a slice has as much of it as of the memory itself."""
+    if worker.is_rehearsal:
+        return None
+    if worker.mig is None:
+        return judging.MEMORY
+    own, whole = worker.mig.memory_bytes, worker.gpu.memory_bytes if worker.gpu else None
+    return judging.MEMORY.of(own / whole) if own and whole else None
+
+
 def memory_reference(worker: Compute) -> Reference:
     """GB/s of a healthy device; None for a slice, since nobody says which part of the memory is its own."""
     if on_record := _lowest_on_record(worker, "memory_bandwidth"):
@@ -75,6 +97,11 @@ def link_bound(worker: Compute) -> float | None:
     if worker.model is None or kind is None:
         return None  # an unknown GPU beside a Grace would be taken for one on PCIe
     return worker.model.host_link_gbs or kind.pcie_gbs
+
+
+def link_limits(worker: Compute) -> Limits | None:
+    """The shares of the bound that a healthy device reaches."""
+    return None if worker.is_rehearsal else judging.LINK
 
 
 def link_reference(worker: Compute, quantity: str) -> Reference:

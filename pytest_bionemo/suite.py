@@ -19,12 +19,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from pytest_bionemo import checks, needs
 from pytest_bionemo.checking import CheckFailed, CheckSpec, spec_of
 from pytest_bionemo.compute import ComputeDevice
+from pytest_bionemo.facts import targets
 from pytest_bionemo.model import Gpu, Outcome
-from pytest_bionemo.terms import LEVELS, Level
+from pytest_bionemo.terms import LEVELS, Level, Severity
 
 NAME = "bionemo"
 OUTCOME = "bionemo_outcome"  # the property in which a check records how it ended
@@ -131,13 +133,13 @@ class CheckModule(pytest.Module):
     def _checked(self, function: pytest.Function) -> CheckItem:
         item = CheckItem.from_function(function)
         spec = item.spec
-        item.add_marker(pytest.mark.bionemo(topic=self.topic, severity=spec.severity, level=spec.level))
+        item.add_marker(pytest.mark.bionemo(topic=self.topic, severity=item.severity, level=spec.level))
         self.suite.collected.checks[item.nodeid] = {
             "id": item.nodeid,
             "topic": self.topic,
             "name": item.originalname,
             "title": spec.title,
-            "severity": spec.severity,
+            "severity": item.severity,
             "level": spec.level,
             "device": item.device,
         }
@@ -183,9 +185,23 @@ class CheckItem(pytest.Function):
         return spec
 
     @property
+    def severity(self) -> Severity:
+        """What was declared; a warning where it is about something that nobody asked for with --bionemo-target."""
+        if self.spec.about is None:
+            return self.spec.severity
+        about = canonicalize_name(self.spec.about.format(**self._parameters))
+        wanted = self.config.stash[needs.OPTIONS].targets
+        is_needed = about in targets.needed_by(wanted) if wanted else about not in targets.names()
+        return self.spec.severity if is_needed else "warning"
+
+    @property
+    def _parameters(self) -> Mapping[str, Any]:
+        return self.callspec.params if hasattr(self, "callspec") else {}
+
+    @property
     def device(self) -> str | None:
         """The UUID of the GPU or slice that it is about, None if it is about none."""
-        parameters = self.callspec.params if hasattr(self, "callspec") else {}
+        parameters = self._parameters
         found = next((parameters[name] for name in (*_PER_GPU, *_PER_DEVICE) if name in parameters), None)
         return found.label if isinstance(found, (Gpu, ComputeDevice)) else None
 

@@ -202,7 +202,7 @@ class Validation:
                 item.user_properties.append((name, value))
                 report.user_properties.append((name, value))
             finding = _finding(call.excinfo.value)
-            if finding and (finding.severity or item.spec.severity) == "warning" and report.failed:
+            if finding and (finding.severity or item.severity) == "warning" and report.failed:
                 # A warning is no failure: it stops no -x, and READY stays READY.
                 report.outcome = "skipped"
             if report.skipped and not hasattr(report, "wasxfail"):
@@ -248,7 +248,7 @@ class Validation:
         json_report["bionemo"] = {
             **document.start(self.options, self.started),
             **self.collected.to_json(),
-            "measurements": document.take_measurements(json_report["tests"]),
+            **document.take_records(json_report["tests"]),
             **document.describe(self.machine, self.started),
         }
         cleaned = clean(json_report)

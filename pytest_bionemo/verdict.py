@@ -248,9 +248,17 @@ def _name(run: Mapping[str, Any], blockers: list[dict[str, Any]], gaps: list[dic
         return VerdictName.BLOCKED
     if any(gap["required"] for gap in gaps):
         return VerdictName.INCONCLUSIVE
-    if any(package["version"] for package in run.get("packages", [])):
-        return VerdictName.READY
-    return VerdictName.READY_FOR_INSTALL
+    return VerdictName.READY if _has_bionemo(run) else VerdictName.READY_FOR_INSTALL
+
+
+def _has_bionemo(run: Mapping[str, Any]) -> bool:
+    """Whether a package of the family is installed, or a recipe's requirements are, on a machine that can run it.
+
+    That what is installed works is what the checks are for.
+    """
+    return any(package["version"] for package in run.get("packages", [])) or any(
+        target["runnable"] for target in run.get("targets", [])
+    )
 
 
 def _describe(result: Result) -> dict[str, Any]:

@@ -29,15 +29,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from pytest_bionemo.probes.child import describe_death, die_with
+from pytest_bionemo.probes.host import usable_cores
 from pytest_bionemo.workloads import KIND
 
 Numbers = Mapping[str, Any]
 
 # The label is there to be read in a list of processes.
 _START = (
-    "import sys; parent, label, *sys.path[:] = sys.argv[1:]; "
-    "from pytest_bionemo.worker import serve; serve(int(parent))"
+    "import sys; parent, label, channel, *sys.path[:] = sys.argv[1:]; "
+    "from pytest_bionemo.worker import serve; serve(int(parent), int(channel))"
 )
+# Waits for the end of the process that holds the other end of its input, however that ends.
+_JANITOR = 'read -r _; rm -rf -- "$0"'
 _GRACE_S = 2.0
 # A child of the child can hold the pipe open: so its process is looked at, too.
 _GLANCE_S = 0.5
@@ -55,6 +58,7 @@ _VARIABLES = {
 }
 # Where libraries put what they compile or download: below the worker's own folder, which goes when it goes.
 _FOLDERS = ("TMPDIR", "XDG_CACHE_HOME", "CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+_NO_MEMORY = re.compile(r"out of memory|STATUS_ALLOC_FAILED|DefaultCPUAllocator: ", re.IGNORECASE)
 _LIBRARY_ERROR = re.compile(
     r"(CUBLAS|CUDNN|CUSOLVER|CUSPARSE)_STATUS_|CUFFT_|NVRTC_ERROR|(cuDNN|cuFFT|cusolver|nvrtc|NCCL) error",
     re.IGNORECASE,
@@ -112,7 +116,11 @@ class Workers:
 
     def __init__(self, devices: Sequence[Device], timeout: float, locks: Path | None = None) -> None:
         self._folder = _Folder()
-        self._workers = {device.label: _Worker(device, timeout, self._folder) for device in devices}
+        threads = max(1, usable_cores() // max(1, len(devices)))
+        self._workers = {
+            device.label: _Worker(device, timeout, self._folder, threads, _Hangs(locks, device.label))
+            for device in devices
+        }
         self._answers: dict[str, dict[str, Numbers | WorkloadFailed]] = {}
         self._locks = locks
 
@@ -169,20 +177,46 @@ class Workers:
 
 
 class _Folder:
-    """A temporary folder that is made when it is needed."""
+    """A temporary folder that is made when it is needed, and goes with this process, however that ends."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
+        self._janitor: subprocess.Popen[bytes] | None = None
 
     def path(self) -> Path:
         if self._path is None:
             self._path = Path(tempfile.mkdtemp(prefix="pytest-bionemo-"))
+            self._janitor = subprocess.Popen(
+                ["/bin/sh", "-c", _JANITOR, str(self._path)], stdin=subprocess.PIPE, start_new_session=True
+            )
         return self._path
 
     def remove(self) -> None:
         if self._path is not None:
             shutil.rmtree(self._path, ignore_errors=True)
             self._path = None
+        if self._janitor is not None:
+            self._janitor.communicate()
+            self._janitor = None
+
+
+class _Hangs:
+    """The workloads that hung on a device; in a folder of locks, those of the other processes too."""
+
+    def __init__(self, locks: Path | None, label: str) -> None:
+        self._file = locks / f"{label}.hung" if locks else None
+        self._names: list[str] = []
+
+    def add(self, workload: str) -> None:
+        self._names.append(workload)
+        if self._file:
+            with self._file.open("a") as file:
+                file.write(f"{workload}\n")
+
+    def names(self) -> list[str]:
+        if self._file and self._file.exists():
+            return self._file.read_text().splitlines()
+        return self._names
 
 
 @contextmanager
@@ -196,11 +230,13 @@ def _locked(path: Path) -> Iterator[None]:
 class _Worker:
     """One device's child."""
 
-    def __init__(self, device: Device, timeout: float, folder: _Folder) -> None:
+    def __init__(self, device: Device, timeout: float, folder: _Folder, threads: int, hangs: _Hangs) -> None:
         self._device = device
         self._timeout = timeout
         self._folder = folder
-        self._hung: list[str] = []
+        self._threads = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._hangs = hangs
+        self._is_given_up = False
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: int = -1
         self._last_words: IO[bytes] | None = None
@@ -210,7 +246,8 @@ class _Worker:
     def submit(self, request: str, workload: str) -> None:
         self._workload = workload
         self._deadline = time.monotonic() + self._timeout
-        if len(self._hung) >= _MOST_HANGS:
+        self._is_given_up = len(self._hangs.names()) >= _MOST_HANGS
+        if self._is_given_up:
             return
         process = self._process or self._start()
         assert process.stdin
@@ -220,14 +257,15 @@ class _Worker:
             process.stdin.flush()
 
     def collect(self) -> Numbers | WorkloadFailed:
-        if len(self._hung) >= _MOST_HANGS:
-            return self._failure(Trouble.NOT_STARTED, f"not started: {' and '.join(self._hung)} hung here before")
+        if self._is_given_up:
+            hung = " and ".join(dict.fromkeys(self._hangs.names()))
+            return self._failure(Trouble.NOT_STARTED, f"not started: {hung} hung here before")
         line, trouble = self._read_line()
         answer = self._understand(line) if trouble is None else trouble
         if isinstance(answer, WorkloadFailed):
             self.close()
             if answer.trouble is Trouble.HANG:
-                self._hung.append(self._workload.rpartition(".")[2])
+                self._hangs.add(self._workload.rpartition(".")[2])
         return answer
 
     def close(self) -> None:
@@ -252,26 +290,34 @@ class _Worker:
         path = [str(Path(entry).absolute()) for entry in sys.path]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), self._device.label, *path],
+                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), self._device.label,
+                 str(channel), *path],
                 stdin=subprocess.PIPE,
-                stdout=channel,
+                stdout=self._last_words,  # what a library prints is no answer
                 stderr=self._last_words,
+                pass_fds=(channel,),
                 cwd=folder,
-                env={**os.environ, **_VARIABLES, **dict.fromkeys(_FOLDERS, str(folder)), **self._device.variables},
+                env=self._environment(str(folder)),
                 start_new_session=True,
-            )
+            )  # fmt: skip
         finally:
             os.close(channel)
         return self._process
 
+    def _environment(self, folder: str) -> dict[str, str]:
+        # All workers at once must not ask for more threads than there are cores: they would wait for each other.
+        folders = dict.fromkeys(_FOLDERS, folder)
+        return {**os.environ, **_VARIABLES, **folders, **self._threads, **self._device.variables}
+
     def _read_line(self) -> tuple[bytes, WorkloadFailed | None]:
         assert self._process
         received = b""
+        started, deadline = time.monotonic(), self._deadline
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         while not received.endswith(b"\n"):
             # An answer that is there counts, however late it is collected.
-            left = max(0.0, self._deadline - time.monotonic())
+            left = max(0.0, deadline - time.monotonic())
             if not poll.poll(min(left, _GLANCE_S) * 1000):
                 if self._process.poll() is not None and not poll.poll(0):
                     return b"", self._failure(Trouble.DEATH, self._describe_end())
@@ -282,14 +328,20 @@ class _Worker:
             if not chunk:
                 return b"", self._failure(Trouble.DEATH, self._describe_end())
             received += chunk
+            # A long answer does not fit into the pipe at once: its end came in time if its beginning did.
+            deadline = max(deadline, started + _GRACE_S)
         return received, None
 
     def _understand(self, line: bytes) -> Numbers | WorkloadFailed:
-        answer = json.loads(line)
-        if "numbers" in answer:
-            numbers: Numbers = answer["numbers"]
-            return numbers
-        return self._failure(Trouble(answer["trouble"]), answer["text"])
+        try:
+            answer = json.loads(line)
+            return (
+                answer["numbers"]
+                if "numbers" in answer
+                else self._failure(Trouble(answer["trouble"]), answer["text"])
+            )
+        except (ValueError, KeyError, TypeError):
+            return self._failure(Trouble.DEATH, f"its answer is damaged: {line[:200]!r}")
 
     def _failure(self, trouble: Trouble, text: str) -> WorkloadFailed:
         return WorkloadFailed(self._workload, self._device.label, trouble, text)
@@ -309,14 +361,14 @@ class _Worker:
 # ------------------------------------------------------------------------------------------- in the child
 
 
-def serve(parent: int) -> None:
+def serve(parent: int, channel: int) -> None:
     """Run in the child: answer one request a line until there are no more."""
     die_with(parent)
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    for request in sys.stdin:
-        channel.write(json.dumps(_answer(**json.loads(request))) + "\n")
-        channel.flush()
+    os.set_inheritable(channel, False)
+    with os.fdopen(channel, "w") as answers:
+        for request in sys.stdin:
+            answers.write(json.dumps(_answer(**json.loads(request))) + "\n")
+            answers.flush()
     os._exit(0)
 
 
@@ -354,10 +406,12 @@ def _find(workload: str) -> Callable[..., object]:
 def _classify(error: BaseException) -> Trouble:
     # By name: torch is not imported here, and its classes have moved from release to release.
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"OutOfMemoryError", "MemoryError"} or "DefaultCPUAllocator: " in str(error):
+    text = str(error)
+    if names & {"OutOfMemoryError", "MemoryError"} or _NO_MEMORY.search(text):
         return Trouble.OUT_OF_MEMORY
-    if "AcceleratorError" in names or "CUDA error" in str(error):
-        return Trouble.CUDA_ERROR
-    if _LIBRARY_ERROR.search(str(error)):
+    # Before CUDA's own errors: torch begins the texts of cuBLAS and cuSPARSE with "CUDA error: " too.
+    if _LIBRARY_ERROR.search(text):
         return Trouble.LIBRARY_ERROR
+    if "AcceleratorError" in names or "CUDA error" in text or "CUDA driver error" in text:
+        return Trouble.CUDA_ERROR
     return Trouble.ERROR

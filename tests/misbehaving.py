@@ -24,6 +24,7 @@ def where() -> dict[str, Any]:
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "calls": CALLS["count"],
         "torch": "torch" in sys.modules,
+        "threads": os.environ["OMP_NUM_THREADS"],
     }
 
 
@@ -83,6 +84,39 @@ def break_the_context() -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+def find_the_gpu_full() -> None:
+    raise RuntimeError("CUDA error: out of memory")
+
+
+def find_no_room_for_cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def break_cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
+
+
+def break_the_driver() -> None:
+    raise RuntimeError("CUDA driver error: unknown error")
+
+
+def talk_or_hang(hanging: str) -> dict[str, str]:
+    """Hang on one device; on the others answer with more than a pipe holds."""
+    if os.environ["CUDA_VISIBLE_DEVICES"] == hanging:
+        hang()
+    return {"text": "x" * (1 << 20)}
+
+
+def write_into_the_channel() -> dict[str, int]:
+    """Write into every pipe of this process, as a library with a wrong file descriptor does."""
+    for number in range(3, 64):
+        try:
+            os.write(number, b"nonsense\n")
+        except OSError:
+            continue
+    return {"answer": 42}
+
+
 def make_a_mistake() -> None:
     raise ValueError("not a number of heads")
 
@@ -110,5 +144,9 @@ ACTIONS = {
     "run_out_of_memory": run_out_of_memory,
     "run_out_of_gpu_memory": run_out_of_gpu_memory,
     "break_the_context": break_the_context,
+    "find_the_gpu_full": find_the_gpu_full,
+    "find_no_room_for_cublas": find_no_room_for_cublas,
+    "break_cublas": break_cublas,
+    "break_the_driver": break_the_driver,
     "make_a_mistake": make_a_mistake,
 }

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from conftest import REPORT, Rig, assert_valid
-from pytest_bionemo.compute import ComputeDevice, devices_of
+from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
 from pytest_bionemo.model import Gpu, GpuEnv, MigDevice
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
@@ -285,8 +285,7 @@ def test_a_run_that_is_stopped_leaves_a_report_and_no_process(
     report = json.loads((rig.project / REPORT).read_text())
     assert_valid(report)
     assert report["bionemo"]["verdict"] == "INCONCLUSIVE"
-    if sent == signal.SIGINT:
-        assert list(rig.folder.glob("pytest-bionemo-*")) == []
+    assert list(rig.folder.glob("pytest-bionemo-*")) == []
 
 
 @pytest.mark.parametrize("options", [(), ("-n2",)], ids=str)
@@ -298,6 +297,15 @@ def test_a_run_leaves_no_file_but_its_report(compute_rig: Rig, options: tuple[st
     assert run.outcome(f"{COMPUTES}[cpu1]") == "passed"
     assert [path.name for path in compute_rig.project.iterdir()] == [REPORT]
     assert [path.name for path in tmp.iterdir() if path.name.startswith("pytest-bionemo")] == []
+
+
+def test_a_hang_costs_no_more_in_several_processes(compute_rig: Rig) -> None:
+    compute_rig.spoil_workers(SECOND_PRODUCT.format(fault="import time; time.sleep(600)"))
+    run = compute_rig.rehearse("bionemo/torch::computes", "bionemo/numerics::products_are_exact", "-n2",
+                               "--bionemo-timeout=20")  # fmt: skip
+    reasons = [gap["reason"] for gap in run.bionemo["not_run"] if "hung here before" in gap["reason"]]
+    assert len(run.blockers) == 2
+    assert reasons == ["cpu0: exact_gemm was not started: exact_gemm:run hung here before"] * 2
 
 
 # ---- numbers
@@ -326,6 +334,14 @@ def test_numbers_come_into_the_report(compute_rig: Rig) -> None:
     }  # fmt: skip
     assert found[1]["value"] is None
     assert not any("bionemo_measurement" in str(test.get("user_properties")) for test in run.report["tests"])
+
+
+@pytest.mark.parametrize("name", ["esm2_650M_tokens", "matmul bf16", ""])
+def test_a_number_has_a_name_that_the_schema_allows(name: str) -> None:
+    options = Options(True, "standard", "cpu", "install", REPORT, 60.0, None)
+    compute = Compute(ComputeDevice("cpu0", "cpu0"), cast(Any, None), cast(Any, None), options, [])
+    with pytest.raises(ValueError, match="is no name of a number"):
+        compute.measure(name, 1.0, "1")
 
 
 def test_nothing_is_timed_beside_other_processes(compute_rig: Rig) -> None:

@@ -75,6 +75,13 @@ def test_the_real_torch_is_not_loaded_either(torch_rig: Rig) -> None:
     assert HEAVY & modules == set()
 
 
+def test_a_rehearsal_works_outside_of_pytest(compute_rig: Rig) -> None:
+    ids = ("bionemo/torch::computes", "bionemo/forward::small_encoder_agrees", "bionemo/forward::esm2_builds")
+    (modules,) = modules_after(compute_rig, "--bionemo-validate", "--bionemo-device=cpu", *ids)
+    assert HEAVY & modules == set()
+    assert "pytest_bionemo.compute" in modules
+
+
 def test_a_stand_in_torch_would_be_noticed(rig: Rig) -> None:
     rig.torch = StandinTorch()
     rig.write("test_user.py", "import torch\ndef test_of_the_user(): pass")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from conftest import REPORT, Rig, Run, assert_valid
+from pytest_bionemo import options
+from pytest_bionemo.facts import targets
 from standin import H100x8, Libraries, T4x1
 from standin.environment import Environment
 
@@ -33,6 +35,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         ("0", "-1", "x", "1.5", "\N{ARABIC-INDIC DIGIT THREE}"),
         "a number of GPUs from 1 on, such as 8.",
     ),
+    "target": (("esm2-650", "ESM2-650M", "8M", ""), f"Choose from: {', '.join(targets.names())}."),
 }
 CASES = [(name, value, offer) for name, (values, offer) in WRONG.items() for value in values]
 
@@ -95,6 +98,8 @@ INI, NATIVE = "[tool.pytest.ini_options]", "[tool.pytest]"
 WRONG_SETTINGS: list[tuple[str, str, list[str]]] = [
     (INI, 'bionemo_validate = "perhaps"', ["bionemo_validate", "perhaps", "Choose from: true, false."]),
     (INI, 'bionemo_level = "quikc"', ["bionemo_level", "'quikc'", "quick, standard, full"]),
+    (INI, 'bionemo_target = "esm2"', ["bionemo_target", "'esm2'", "Did you mean esm2-"]),
+    (NATIVE, 'bionemo_target = "esm2-8m"', ["bionemo_target", "a list of names of targets"]),
     (INI, "bionemo_timeout = -1", ["bionemo_timeout", "'-1'", "seconds above 0"]),
     (NATIVE, 'bionemo_validate = "yes"', ["bionemo_validate", "'yes'", "Choose from: true, false."]),
     (NATIVE, "bionemo_level = 3", ["bionemo_level", "int: 3", "quick (no GPU kernel), standard or full"]),
@@ -113,6 +118,38 @@ def test_an_ini_value_of_the_wrong_type_ends_the_run_on_one_line(
     rig.write("pyproject.toml", f"{table}\n{setting}\n")
     line = refused(rig)
     assert [word for word in words if word not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("esm2-650", "Did you mean esm2-650m or "),
+        ("ESM2-15B", "Did you mean esm2-15b or "),
+        ("ESM-2 15B", "Did you mean esm2-15b or "),
+        ("evo2", "Did you mean evo2-"),
+        ("alphafold", "'alphafold' is not a target. Choose from"),
+    ],
+)
+def test_an_unknown_target_is_named_with_those_that_come_near(
+    pytester: pytest.Pytester, given: str, hint: str
+) -> None:
+    with pytest.raises(pytest.UsageError) as caught:
+        pytester.parseconfigure("--bionemo-target", "esm2-8m", "--bionemo-target", given)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["esm2-8m evo2-7b", "\n  esm2-8m\n  evo2-7b"])
+def test_the_targets_of_the_command_line_replace_those_of_the_ini_file(
+    pytester: pytest.Pytester, setting: str
+) -> None:
+    pytester.makeini(f"[pytest]\nbionemo_target = {setting}\n")
+    assert options.read(pytester.parseconfigure()).targets == ("esm2-8m", "evo2-7b")
+    given = ["--bionemo-target=esm2-3b", "--bionemo-target=esm2-3b", "--bionemo-target=esm2-8m"]
+    assert options.read(pytester.parseconfigure(*given)).targets == ("esm2-3b", "esm2-8m")
+
+
+def test_no_target_is_wanted_unless_one_is_named(pytester: pytest.Pytester) -> None:
+    assert options.read(pytester.parseconfigure()).targets == ()
 
 
 @pytest.mark.parametrize("name", ["no/r.json", "no/", "/proc/x", "~nobody-of-this-name/r.json", "", "x" * 300])

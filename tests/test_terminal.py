@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import Rig, Run
+from pytest_bionemo.facts import targets
 from pytest_bionemo.report import terminal
 from pytest_bionemo.report.terminal import MARKUP, Line
 from standin import A10Gx1, H100x8, T4x1
@@ -225,6 +226,54 @@ def test_a_message_of_several_paragraphs_keeps_them() -> None:
     assert lines[4:7] == ["  seen   one", "", "         two"]
 
 
+# ---- targets
+
+
+def target(name: str, *reasons: str, **changes: Any) -> Json:
+    """A target of the report, runnable unless there are reasons; packages alone are missing unless told otherwise."""
+    entry: Json = {"name": name, "runnable": not reasons, "installed": not reasons, "fits": True}
+    entry |= {"reasons": list(reasons), "plan": "DDP over 8 GPUs", "length": 1024, "published": []}
+    entry |= {"estimated_memory_bytes": 14_800_000_000, "is_lower_bound": False, "largest_micro_batch": 48}
+    entry |= {"available_memory_bytes": 85_500_000_000, "expected_tokens_per_s": None}
+    return {**entry, **changes}
+
+
+def shown(*entries: Json, verbosity: int = 0, width: int = 80) -> list[str]:
+    lines = lines_of(run_of("READY", targets=list(entries)), width, verbosity)
+    return lines[3:-1]
+
+
+def test_targets_take_two_lines_that_say_what_works_and_what_is_near() -> None:
+    near, far = target("evo2-7b", "13 packages missing"), target("evo2-40b", "too large", fits=False)
+    assert shown(target("esm2-8m"), target("esm2-35m"), near, far) == [
+        "targets  2 of 4 can be trained here: esm2-8m, esm2-35m",
+        "         1 needs only packages: evo2-7b",
+    ]
+
+
+def test_where_no_target_is_near_there_is_no_line() -> None:
+    assert shown(target("esm2-8m", "no driver", fits=False), target("esm2-35m", "no driver", fits=False)) == []
+
+
+def test_verbose_says_of_each_target_why_or_how() -> None:
+    published = [{"value": 95871.0, "unit": "tokens/s", "how": "BF16"}, {"value": 1.0, "unit": "s", "how": "other"}]
+    runnable = target("esm2-650m", expected_tokens_per_s=71234.5, published=published)
+    evo2 = target("evo2-1b", is_lower_bound=True, largest_micro_batch=None)
+    same = [target(name, "one", "two") for name in ("evo2-7b", "evo2-40b")]
+    assert shown(runnable, evo2, *same, verbosity=1, width=200) == [
+        "targets  esm2-650m: DDP over 8 GPUs, 14.8 GB of 85.5 GB on each, micro-batch up to 48 x 1024, "
+        "expect 71,234 tokens/s, published 95,871 tokens/s (BF16)",
+        "         evo2-1b: DDP over 8 GPUs, at least 14.8 GB of 85.5 GB on each",
+        "         evo2-7b, evo2-40b: one; two",
+    ]
+
+
+def test_all_targets_fit_into_a_few_lines_of_eighty_columns() -> None:
+    lines = shown(*map(target, targets.names()))
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 5
+
+
 # ---- numbers
 
 
@@ -304,7 +353,10 @@ def test_a_run_without_a_driver_reads_like_this(rig: Rig) -> None:
         "bionemo/host",
         "bionemo/driver",
         "bionemo/torch",
+        "bionemo/lightning",
+        "bionemo/stack",
         "bionemo/packages",
+        "bionemo/targets",
     ]
     title = next(number for number, row in enumerate(text) if TITLE.match(row))
     assert text[title + 3] == "BLOCKED  bionemo/driver::loads"
@@ -459,5 +511,5 @@ def test_a_warning_is_told_and_is_no_failure(healthy_rig: Rig) -> None:
     assert TITLE.findall("\n".join(shown)) == ["READY_FOR_INSTALL"]
     assert "1 warned" in run.stdout
     assert " failed" not in run.stdout
-    assert "install  $ pip install bionemo-core" in run.stdout
+    assert re.search(r"^install  .*\$ pip install bionemo-core", run.stdout, re.MULTILINE | re.DOTALL)
     assert "no GPU kernel was run" in run.stdout

@@ -531,7 +531,7 @@ FAULTS = [
 
 
 # Their twins are in test_check_<topic>.py.
-ELSEWHERE = ("numerics", "precision", "forward", "lightning", "benchmark")
+ELSEWHERE = ("numerics", "precision", "forward", "lightning", "benchmark", "targets")
 
 
 def test_every_shipped_check_has_its_pair() -> None:

@@ -118,6 +118,31 @@ def test_the_table_of_verdicts_holds(tests: list[Json], packages: list[Json], na
     assert verdict.to_json()["verdict"] == name.value
 
 
+RUNNABLE = {"name": "esm2-8m", "runnable": True, "installed": True}
+UNFIT = {**RUNNABLE, "runnable": False}
+
+
+@pytest.mark.parametrize(
+    ("targets", "packages", "name"),
+    [
+        ([UNFIT, RUNNABLE], [ABSENT_PACKAGE], VerdictName.READY),
+        # Its requirements are installed, but not for this machine: nothing here works.
+        ([UNFIT], [ABSENT_PACKAGE], VerdictName.READY_FOR_INSTALL),
+        ([UNFIT], [PACKAGE], VerdictName.READY),
+        ([], [ABSENT_PACKAGE], VerdictName.READY_FOR_INSTALL),
+    ],
+)
+def test_a_recipe_that_can_run_is_as_good_as_a_package(
+    targets: list[Json], packages: list[Json], name: VerdictName
+) -> None:
+    assert fold(document(packages=packages, targets=targets)).name is name
+
+
+@pytest.mark.parametrize("test", [found(), skipped(), None])
+def test_a_recipe_that_can_run_is_no_excuse(test: Json | None) -> None:
+    assert not fold(document(tests=[test] if test else [], targets=[RUNNABLE])).is_ready
+
+
 def test_a_blocker_outweighs_every_gap() -> None:
     checks = [declared(), declared("bionemo/torch::imports")]
     verdict = fold(document(checks, [found()], exitcode=2, device="cpu"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_bionemo.probes.host import usable_cores
 from pytest_bionemo.worker import Device, Trouble, Workers, WorkloadFailed
 
 TWO = (Device.of_gpu("GPU-a"), Device.of_gpu("GPU-b"))
@@ -98,6 +99,59 @@ def test_answers_of_different_workloads_are_not_mixed_up(make_workers: Make) -> 
     assert workers.run("GPU-b", "misbehaving:add", a=2, b=2) == {"sum": 4}
 
 
+def test_the_devices_share_the_cores(make_workers: Make) -> None:
+    """More threads than cores wait for each other: eight GPUs would then take the time of many more."""
+    cores = usable_cores()
+    for devices in (TWO[:1], TWO, [Device.cpu(f"cpu{number}") for number in range(2 * cores)]):
+        workers = make_workers(devices)
+        threads = [int(workers.run(device.label, "misbehaving:where")["threads"]) for device in devices]
+        assert threads == [max(1, cores // len(devices))] * len(devices)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 1000),
+        ({"cpu.max": "max 100000\n"}, 1000),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "damaged\n"}, 1000),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1000),
+    ],
+    ids=str,
+)
+def test_a_quota_of_the_control_group_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(1000)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores
+
+
+def test_what_python_prints_at_its_start_is_no_answer(
+    make_workers: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('{}')\nprint('Loading the configuration of this site')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert make_workers().run("GPU-a", "misbehaving:add", a=1, b=2) == {"sum": 3}
+
+
+def test_a_long_answer_of_a_healthy_device_is_read_although_another_hung(make_workers: Make) -> None:
+    workers = make_workers(timeout=5)
+    with pytest.raises(WorkloadFailed, match="no answer within 5 s"):
+        workers.run("GPU-a", "misbehaving:talk_or_hang", hanging="GPU-a")
+    assert len(workers.run("GPU-b", "misbehaving:talk_or_hang", hanging="GPU-a")["text"]) == 1 << 20
+
+
+def test_a_damaged_answer_is_a_death(make_workers: Make) -> None:
+    with pytest.raises(WorkloadFailed, match="its answer is damaged") as caught:
+        make_workers().run("GPU-a", "misbehaving:write_into_the_channel")
+    assert caught.value.trouble is Trouble.DEATH
+
+
 TROUBLES = [
     ("be_killed", Trouble.DEATH, "killed by SIGKILL"),
     ("crash", Trouble.DEATH, "killed by SIGSEGV"),
@@ -107,6 +161,10 @@ TROUBLES = [
     ("run_out_of_memory", Trouble.OUT_OF_MEMORY, "MemoryError: no room for 80 GB"),
     ("run_out_of_gpu_memory", Trouble.OUT_OF_MEMORY, "Tried to allocate 80.00 GiB"),
     ("break_the_context", Trouble.CUDA_ERROR, "illegal memory access"),
+    ("find_the_gpu_full", Trouble.OUT_OF_MEMORY, "CUDA error: out of memory"),
+    ("find_no_room_for_cublas", Trouble.OUT_OF_MEMORY, "CUBLAS_STATUS_ALLOC_FAILED"),
+    ("break_cublas", Trouble.LIBRARY_ERROR, "CUBLAS_STATUS_NOT_INITIALIZED"),
+    ("break_the_driver", Trouble.CUDA_ERROR, "CUDA driver error: unknown error"),
     ("make_a_mistake", Trouble.ERROR, "ValueError: not a number of heads"),
 ]
 

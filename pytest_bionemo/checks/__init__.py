@@ -5,7 +5,18 @@ from __future__ import annotations
 import pkgutil
 
 # The order on the screen. A topic that is not named here comes after these.
-_ORDER = ("host", "driver", "torch", "numerics", "precision", "forward", "lightning", "benchmark", "packages")
+_ORDER = (
+    "host",
+    "driver",
+    "torch",
+    "numerics",
+    "precision",
+    "forward",
+    "lightning",
+    "benchmark",
+    "stack",
+    "packages",
+)
 
 
 def shipped() -> list[str]:

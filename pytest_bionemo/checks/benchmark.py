@@ -18,7 +18,7 @@ from pytest_bionemo import judging, rulers
 from pytest_bionemo.checking import CheckFailed, check, fail, not_applicable, wait_for
 from pytest_bionemo.compute import Compute
 from pytest_bionemo.facts import gpus
-from pytest_bionemo.judging import Judgement, Word
+from pytest_bionemo.judging import Judgement, Limits, Word
 from pytest_bionemo.model import Action, count
 from pytest_bionemo.probes import packages
 from pytest_bionemo.worker import Numbers
@@ -43,7 +43,8 @@ class Quantity:
     """What is measured: its name in the report, as it is spoken of, its unit and its rulers.
 
     ``path`` leads to the measured number among the numbers of the workload, which is multiplied by ``scale``. A
-    duration is not ``higher_is_better``.
+    duration is not ``higher_is_better``. ``bound_limits`` are shares of the bound that every healthy device reaches.
+    Where the number ``depends_on_host`` (its processor launches, its links are shared), a low one blames no device.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Quantity:
     bound: float | None = None
     reference: float | None = None
     is_calibrated: bool = True
+    bound_limits: Limits | None = None
+    depends_on_host: bool = False
     scale: float = 1.0
 
     def find(self, numbers: Numbers) -> Numbers:
@@ -100,6 +103,7 @@ def multiplies_at_full_speed(worker: Compute, format: str) -> None:
         bound=rulers.matmul_bound(worker, format),
         reference=reference,
         is_calibrated=is_calibrated,
+        bound_limits=rulers.matmul_limits(worker, format),
     )
     found = _judge(worker, [rate], "gemm:run", **_gemm(worker, format))
     if found["unsupported"]:
@@ -111,7 +115,7 @@ def no_throttling_under_load(worker: Compute) -> None:
     """No hardware slowdown holds the clock down while the device multiplies matrices."""
     format = _load_format(worker)
     found = _established(
-        worker, f"multiplies_at_full_speed[{worker.name}-{format}]", "gemm:run", **_gemm(worker, format)
+        worker, f"benchmark::multiplies_at_full_speed[{worker.name}-{format}]", "gemm:run", **_gemm(worker, format)
     )["telemetry"]
     if not found["samples"]:
         if worker.is_rehearsal:
@@ -129,10 +133,11 @@ def memory_at_full_speed(worker: Compute) -> None:
     """The device's memory is read and written as fast as it can be."""
     bound = rulers.memory_bound(worker)
     reference, is_calibrated = rulers.memory_reference(worker)
+    limits = rulers.memory_limits(worker)
     rates = [
         Quantity("memory_copy", "copying memory (read and written)", "GB/s", ("copy",), True, bound,
-                 reference, is_calibrated),
-        Quantity("memory_read", "reading memory", "GB/s", ("read",), True, bound),
+                 reference, is_calibrated, limits),
+        Quantity("memory_read", "reading memory", "GB/s", ("read",), True, bound, bound_limits=limits),
     ]  # fmt: skip
     large = (worker.memory_bytes or 0) >= 40e9
     size = worker.size(rehearsal=32 * _MIB, standard=4 * _GIB if large else 512 * _MIB)
@@ -149,6 +154,8 @@ def copies_at_full_speed(worker: Compute, direction: str) -> None:
         "h2d": ("host_to_device", "copying from the host"),
         "d2h": ("device_to_host", "copying to the host"),
     }[direction]
+    size = worker.size(rehearsal=16 * _MIB, standard=256 * _MIB)
+    parameters = {"direction": direction, "size_bytes": size, "budget_s": _budget(worker)}
     rate = Quantity(
         name,
         title,
@@ -156,9 +163,10 @@ def copies_at_full_speed(worker: Compute, direction: str) -> None:
         ("rate",),
         bound=rulers.link_bound(worker),
         reference=rulers.link_reference(worker, name).value,
+        bound_limits=rulers.link_limits(worker),
+        # All copy at once, and the reference is of one alone.
+        depends_on_host=bool(worker.peers("properties:run")),
     )
-    size = worker.size(rehearsal=16 * _MIB, standard=256 * _MIB)
-    parameters = {"direction": direction, "size_bytes": size, "budget_s": _budget(worker)}
     _require_same(worker, worker.run("copies:run", **parameters), title)
     _judge(worker, [rate], "copies:run", **parameters)
 
@@ -184,7 +192,7 @@ def transforms_at_full_speed(worker: Compute) -> None:
         )
     durations = [
         Quantity(f"fft_{name}", title, "s", (part,), False,
-                 rulers.shortest(peak, first["least_flop"][part]))
+                 rulers.shortest(peak, first["least_flop"][part]), depends_on_host=True)
         for part, name, title in (("line", "1d", "a Fourier transform"), ("square", "2d", "one in two dimensions"))
     ]  # fmt: skip
     _judge(worker, durations, "fourier:run", **parameters)
@@ -193,6 +201,7 @@ def transforms_at_full_speed(worker: Compute) -> None:
 @check(level="standard", needs=("undisturbed",))
 def solves_at_full_speed(worker: Compute) -> None:
     """Linear systems are solved right, and as fast as on the other devices."""
+    _require_fp32_where_asked(worker)
     parameters = {
         "sizes": worker.size(rehearsal=[64, 128], standard=[512, 1024, 2048]),
         "budget_s": worker.size(rehearsal=0.2, standard=0.3),
@@ -211,7 +220,7 @@ def solves_at_full_speed(worker: Compute) -> None:
             )
     durations = [
         Quantity(f"spd_inverse_{size}", f"inverting a matrix of {size} rows", "s",
-                 ("seconds", size), False, rulers.shortest(peak, first["flop"][size]))
+                 ("seconds", size), False, rulers.shortest(peak, first["flop"][size]), depends_on_host=True)
         for size in first["flop"]
     ]  # fmt: skip
     _judge(worker, durations, "solver:run", **parameters)
@@ -230,21 +239,25 @@ def trains_at_full_speed(worker: Compute) -> None:
             fix=["compare with the checks of the topics numerics and precision"],
             action=_replace(worker),
         )
+    title, name = f"training ESM-2 {model}", f"esm2_{model.lower()}"
     if found["peak_memory_bytes"]:
-        worker.measure(f"esm2_{model}_peak_memory", found["peak_memory_bytes"], "B", bound=worker.memory_bytes)
+        worker.measure(f"{name}_peak_memory", found["peak_memory_bytes"], "B", bound=worker.memory_bytes)
     peak = rulers.matmul_bound(worker, {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[found["precision"]])
     tokens = peak * 1e12 / found["flop_per_token"] if peak else None
-    step = training["sequences"] * training["length"] / tokens if tokens else None
-    title = f"training ESM-2 {model}"
+    step = found["batch"] * training["length"] / tokens if tokens else None
+    worker.measure(f"{name}_batch", found["batch"], "1", reference=training["sequences"])
     numbers = [
-        Quantity(f"esm2_{model}_tokens", title, "tokens/s", ("tokens",), bound=tokens),
-        Quantity(f"esm2_{model}_unpadded_tokens", title, "tokens/s", ("unpadded_tokens",), bound=tokens),
-        Quantity(f"esm2_{model}_step", f"a step of {title}", "s", ("step",), False, bound=step),
-    ]
+        Quantity(f"{name}_tokens", title, "tokens/s", ("tokens",), bound=tokens, depends_on_host=True),
+        Quantity(f"{name}_unpadded_tokens", title, "tokens/s", ("unpadded_tokens",), bound=tokens,
+                 depends_on_host=True),
+        Quantity(f"{name}_step", f"a step of {title}", "s", ("step",), False, step, depends_on_host=True),
+    ]  # fmt: skip
     if tokens:
         # tokens/s x FLOP per token / peak FLOP/s
         share = f"the model FLOP utilisation of {title}"
-        numbers.append(Quantity(f"esm2_{model}_mfu", share, "1", ("tokens",), bound=1.0, scale=1 / tokens))
+        numbers.append(
+            Quantity(f"{name}_mfu", share, "1", ("tokens",), bound=1.0, depends_on_host=True, scale=1 / tokens)
+        )
     _judge(worker, numbers, "esm2_step:run", **training)
 
 
@@ -252,7 +265,8 @@ def trains_at_full_speed(worker: Compute) -> None:
 def loader_feeds_training(worker: Compute) -> None:
     """The data loader prepares proteins faster than the training step eats them."""
     training = _training(worker)
-    eaten = _established(worker, f"trains_at_full_speed[{worker.name}]", "esm2_step:run", **training)["sequences"]
+    by = f"benchmark::trains_at_full_speed[{worker.name}]"
+    eaten = _established(worker, by, "esm2_step:run", **training)["sequences"]
     devices = 1 + len(worker.peers("properties:run"))
     processes = max(1, min(8, len(os.sched_getaffinity(0)) // devices))
     found = worker.run(
@@ -319,7 +333,12 @@ def _weigh(worker: Compute, quantity: Quantity, found: Numbers, workload: str, p
         bound=quantity.bound,
         reference=quantity.reference,
         is_calibrated=quantity.is_calibrated,
-        peers=[quantity.find(numbers)["value"] for numbers in _peers(worker, workload, parameters)],
+        bound_limits=quantity.bound_limits,
+        peers=[
+            quantity.find(numbers)["value"]
+            for numbers in _peers(worker, workload, parameters)
+            if numbers.get("batch") == found.get("batch")
+        ],
         peer_limits=judging.REHEARSAL if worker.is_rehearsal else None,
     )
 
@@ -373,19 +392,26 @@ def _report_slow(
 ) -> NoReturn:
     __tracebackhide__ = True
     low, high = number["ci95"]
-    is_low = judgement.word is Word.LOW
+    blames_device = judgement.word is Word.LOW and not quantity.depends_on_host
+    looks = ["end what else runs on this machine"]
+    if worker.gpu:
+        looks = [
+            "end what else runs on it, and look at its clocks: $ nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE",
+            "lift what limits them: $ sudo nvidia-smi --reset-gpu-clocks",
+        ]
+    if quantity.depends_on_host:
+        looks.append("keep each process on the cores and memory that are next to its device: $ numactl --hardware")
     fail(
         f"{worker}: {quantity.title}: {number['value']:.4g} {quantity.unit} (95 % interval {low:.4g} to {high:.4g}), "
         f"{judgement.because}{_describe_rulers(quantity, judgement)}{_describe_telemetry(telemetry)}",
         why="the slowest device sets the pace of a training on all of them",
         fix=[
-            *(["end what else runs on it, and look at its clocks: $ nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE"]
-              if worker.gpu else ["end what else runs on this machine"]),
-            "if nothing explains it, take the device out of service" if is_low else "or accept what it is",
+            *looks,
+            "if nothing explains it, take the device out of service" if blames_device else "or accept what it is",
         ],
-        action=_replace(worker) if is_low else Action.NONE,
-        severity=None if is_low else "warning",
-    )  # fmt: skip
+        action=_replace(worker) if blames_device else Action.NONE,
+        severity=None if blames_device else "warning",
+    )
 
 
 def _describe_rulers(quantity: Quantity, judgement: Judgement) -> str:
@@ -424,12 +450,12 @@ def _require_same(worker: Compute, found: Numbers, title: str) -> None:
 
 
 def _established(worker: Compute, by: str, workload: str, /, **parameters: Any) -> Numbers:
-    """The numbers of a workload that another check of this topic has to answer for."""
+    """The numbers of a workload that another check has to answer for."""
     __tracebackhide__ = True
     try:
         found = worker.run(workload, **parameters)
     except CheckFailed as error:
-        wait_for(f"benchmark::{by}", str(error))
+        wait_for(by, str(error))
     return found
 
 
@@ -443,6 +469,38 @@ def _budget(worker: Compute) -> float:
 def _require_format(worker: Compute, format: str) -> None:
     if rulers.lacks(worker, format):
         not_applicable(f"{worker} has no tensor cores for {format.upper()}")
+    if format == "fp32":
+        _require_fp32_where_asked(worker)
+    if format == "tf32":
+        _require_tf32_where_allowed(worker)
+
+
+def _require_tf32_where_allowed(worker: Compute) -> None:
+    """Go on only where TF32 is in use: a check of precision warns where it is not, and then it has no speed."""
+    found = _tf32(worker)
+    if found and not (found["allowed"]["in_tf32"] or found["allowed"]["in_neither"]):
+        not_applicable(f"{worker} multiplies in FP32 where TF32 is allowed{_because_of(found)}")
+
+
+def _require_fp32_where_asked(worker: Compute) -> None:
+    """Go on only where FP32 means FP32: another check answers for what is computed in TF32 unasked."""
+    found = _tf32(worker)
+    if found and found["forbidden"]["in_tf32"]:
+        wait_for(
+            f"precision::tf32_is_not_used_unasked[{worker.name}]",
+            f"{worker} multiplies in TF32 where FP32 is asked for{_because_of(found)}",
+        )
+
+
+def _tf32(worker: Compute) -> Numbers | None:
+    """What products of FP32 matrices are computed in; None on a device without TF32."""
+    if worker.is_rehearsal or rulers.lacks(worker, "tf32"):
+        return None
+    return _established(worker, f"precision::tf32_is_not_used_unasked[{worker.name}]", "tf32:run", size=1024)
+
+
+def _because_of(found: Numbers) -> str:
+    return f", because of {found['override']}" if found["override"] else ""
 
 
 def _load_format(worker: Compute) -> str:

@@ -37,7 +37,9 @@ def products_are_exact(worker: Compute, format: str) -> None:
         seed=_SEED,
     )
     if found["missing"]:
-        not_applicable(f"{worker}: PyTorch {worker.torch.version} has no product in {_NAMES[format]} for it")
+        not_applicable(
+            f"{worker}: PyTorch {worker.torch.version} has no product in {_NAMES[format]} for it: {found['missing']}"
+        )
     worker.measure(
         f"verified_macs_{format}", found["verified_multiply_accumulates"], "MAC", samples=found["products"]
     )
@@ -70,11 +72,12 @@ def _require_format(worker: Compute, format: str) -> None:
 
 def _describe_mismatches(worker: Compute, format: str, found: Mapping[str, Any]) -> str:
     row, column, got, expected = found["first"]
-    shapes = [shape for shape, tally in found["shapes"].items() if tally["mismatches"]]
+    wrong = {shape: tally["wrong_by_layout"] for shape, tally in found["shapes"].items() if tally["mismatches"]}
+    layouts = sorted({layout for by_layout in wrong.values() for layout, products in by_layout.items() if products})
     return (
         f"{worker}: {count(found['mismatches'], 'element')} of {found['wrong_products']} of {found['products']} "
-        f"products in {_NAMES[format]} (shapes: {', '.join(shapes)}) are wrong; the first, in row {row} and column "
-        f"{column}, is {got!r} and not {expected!r}"
+        f"products in {_NAMES[format]} (shapes: {', '.join(wrong)}; layouts: {', '.join(layouts)}) are wrong; the "
+        f"first, in row {row} and column {column}, is {got!r} and not {expected!r}"
     )
 
 

@@ -1,7 +1,8 @@
 """A probe in a child process: started at once, asked for its answer later, killed at its deadline.
 
 The child gets this process's ``sys.path``, so that it finds the same packages, and hands its answer back as
-JSON on a descriptor of its own: whatever a driver library prints goes to stderr and cannot spoil it.
+JSON on a descriptor of its own: whatever a driver library prints goes to stderr and cannot spoil it. What it
+starts itself ends with it.
 """
 
 from __future__ import annotations
@@ -12,45 +13,58 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import IO, Any
 
 # Nothing is imported before sys.path is set: -c puts the current folder on it, where a json.py may lie.
 _START = (
-    "import sys; parent, target, *sys.path[:] = sys.argv[1:]; "
-    "from pytest_bionemo.probes.child import serve; serve(target, int(parent))"
+    "import sys; parent, target, arguments, *sys.path[:] = sys.argv[1:]; "
+    "from pytest_bionemo.probes.child import serve; serve(target, arguments, int(parent))"
 )
 _PR_SET_PDEATHSIG = 1
 _MARK = "pytest-bionemo is "
 # An answer that came in time is read however late it is asked for.
 _READING_S = 1.0
+# What a child has started can hold its pipes open: so the child itself is looked at, too.
+_GLANCE_S = 0.5
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the child said: ``value``, or ``failure``, a phrase that says how it ended instead."""
+    """What the child said: ``value``, or ``failure``, a phrase that says how it ended instead.
+
+    ``before`` is what a function yielded before that: it is kept however the child ended.
+    """
 
     value: dict[str, Any] | None
     failure: str | None = None
+    before: tuple[dict[str, Any], ...] = ()
 
 
 class Child:
     """One probe function (``"package.module:function"``) running in a process of its own.
 
-    The function takes nothing and returns a JSON object. ``deadline`` is in seconds from the start;
-    ``environment`` are its variables, those of this process unless given.
+    The function takes the ``arguments``, which JSON can hold, and returns a JSON object; it may yield others before.
+    ``deadline`` is in seconds from the start; ``environment`` are its variables, those of this process unless given.
     """
 
-    def __init__(self, target: str, deadline: float, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        deadline: float,
+        environment: Mapping[str, str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self._deadline = deadline
         self._started = time.monotonic()
         self._answer: Answer | None = None
+        start = ["-X", "faulthandler", "-c", _START, str(os.getpid()), target, json.dumps(dict(arguments or {}))]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), target, *map(str, sys.path)],
+                [sys.executable, *start, *map(str, sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -73,18 +87,27 @@ class Child:
             self._answer = Answer(None, "it was stopped before it answered")
 
     def _wait(self) -> Answer:
-        left = max(_READING_S, self._deadline - (time.monotonic() - self._started))
-        try:
-            out, err = self._process.communicate(timeout=left)
-        except subprocess.TimeoutExpired as late:
-            said = self._kill() or late.stderr or b""
-            return Answer(None, f"no answer within {self._deadline:g} s{_doing(said)}")
-        if self._process.returncode != 0:
-            return Answer(None, describe_death(self._process.returncode, err))
-        try:
-            return Answer(json.loads(out))
-        except ValueError:
-            return Answer(None, f"its answer is not JSON: {out[:80]!r}")
+        end = time.monotonic() + max(_READING_S, self._deadline - (time.monotonic() - self._started))
+        out = err = b""
+        while (left := end - time.monotonic()) > 0:
+            try:
+                out, err = self._process.communicate(timeout=min(left, _GLANCE_S))
+                break
+            except subprocess.TimeoutExpired as late:
+                out, err = late.stdout or b"", late.stderr or b""
+                if self._process.poll() is not None:
+                    break
+        status = self._process.poll()
+        # Whatever it leaves behind, it ends here.
+        err = self._kill() or err
+        before, value = _parse(out)
+        if status is None:
+            return Answer(None, f"no answer within {self._deadline:g} s{_doing(err)}", before)
+        if status != 0:
+            return Answer(None, describe_death(status, err), before)
+        if value is None:
+            return Answer(None, f"its answer is not JSON: {out[:80]!r}", before)
+        return Answer(value, None, before)
 
     def _kill(self) -> bytes:
         """End the child; what it had written to stderr by then."""
@@ -104,6 +127,20 @@ def note(doing: str) -> None:
     """Called in the child: what it is about to do ("asking GPU 3"), in case that it never ends."""
     # Not print: whatever buffer it goes through is lost when the process is killed.
     os.write(2, f"{_MARK}{doing}\n".encode())
+
+
+def _parse(out: bytes) -> tuple[tuple[dict[str, Any], ...], dict[str, Any] | None]:
+    """What the child said before its answer, and the answer; None where it did not come to it."""
+    before: list[dict[str, Any]] = []
+    for line in out.splitlines():
+        try:
+            said = json.loads(line)
+        except ValueError:
+            break
+        if "answer" in said:
+            return tuple(before), said["answer"]
+        before.append(said["before"])
+    return tuple(before), None
 
 
 def _doing(stderr: bytes) -> str:
@@ -132,17 +169,30 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def serve(target: str, parent: int) -> None:
+def serve(target: str, arguments: str, parent: int) -> None:
     """Run in the child: call the probe function, write its answer, and leave at once."""
     die_with(parent)
     channel = os.dup(1)
     os.dup2(2, 1)
     module, _, function = target.partition(":")
-    answer = getattr(import_module(module), function)()
+    answer = getattr(import_module(module), function)(**json.loads(arguments))
     with os.fdopen(channel, "w") as out:
-        json.dump(answer, out)
+        if isinstance(answer, Generator):
+            answer = _write_before(answer, out)
+        out.write(json.dumps({"answer": answer}) + "\n")
     # No interpreter shutdown: libraries such as torch take time for it, and may crash in it.
     os._exit(0)
+
+
+def _write_before(answers: Generator[Any, None, Any], out: IO[str]) -> Any:
+    """Write each of them at once, whatever comes after; what the generator returns."""
+    while True:
+        try:
+            said = next(answers)
+        except StopIteration as end:
+            return end.value
+        out.write(json.dumps({"before": said}) + "\n")
+        out.flush()
 
 
 def die_with(parent: int) -> None:

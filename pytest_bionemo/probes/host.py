@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,3 +130,25 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processor cores this process may use at once, by its affinity and by its control group's quota.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst ("cpu.max": quota and period in microseconds), and
+    Documentation/scheduler/sched-bwc.rst for version 1. ``root`` is where control groups are mounted.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_quota(root)
+    return max(1, min(cores, math.ceil(quota))) if quota else cores
+
+
+def _read_quota(root: Path) -> float | None:
+    """In cores; None where there is none, or where it cannot be read."""
+    with suppress(OSError, ValueError):
+        limit, period = (root / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    with suppress(OSError, ValueError):
+        limit, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(limit) / int(period) if int(limit) > 0 else None
+    return None

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
+import functools
+import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from packaging.tags import Tag, parse_tag, sys_tags
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 _CUDA_SUFFIX = re.compile(r"-cu(\d\d)$")
 _TOOLKIT_WHEELS = frozenset(
@@ -29,6 +37,7 @@ class Package:
     ``version`` is None where the metadata cannot be read. ``missing`` are modules that its RECORD lists and that
     are not there. ``duplicates`` are other versions of it in the same folder, which an interrupted installation
     leaves behind; one in a later folder of ``sys.path`` is hidden by this one, which is how layers are made.
+    ``damage`` is a phrase for what makes it impossible to say what belongs to it, None where nothing does.
     """
 
     name: str
@@ -36,6 +45,17 @@ class Package:
     requires_python: str | None
     missing: tuple[str, ...]
     duplicates: tuple[str, ...]
+    damage: str | None = None
+
+    @property
+    def has_valid_version(self) -> bool:
+        """Whether its version is one by the standard (PEP 440), so that it can be compared."""
+        return self.version is not None and is_valid(self.version)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything that belongs to it is there, once."""
+        return self.has_valid_version and not (self.missing or self.duplicates or self.damage)
 
 
 def find(name: str) -> Package | None:
@@ -45,13 +65,27 @@ def find(name: str) -> Package | None:
         return None
     first, *others = found
     here = [_version(other) for other in others if _folder(other) == _folder(first)]
+    try:
+        missing, damage = tuple(_missing(first)), _damage(first)
+    except (UnicodeDecodeError, csv.Error) as error:
+        missing, damage = (), f"its RECORD cannot be read ({error})"
     return Package(
         name=name,
         version=_version(first),
         requires_python=field(first, "Requires-Python"),
-        missing=tuple(_missing(first)),
+        missing=missing,
         duplicates=tuple(sorted({other for other in here if other and other != _version(first)})),
+        damage=damage,
     )
+
+
+def is_valid(version: str) -> bool:
+    """Whether this is a version by the standard (PEP 440)."""
+    try:
+        Version(version)
+    except InvalidVersion:
+        return False
+    return True
 
 
 def version(name: str) -> str | None:
@@ -62,9 +96,37 @@ def version(name: str) -> str | None:
         return None
 
 
+def wheel_tags(name: str) -> frozenset[Tag]:
+    """For which Pythons and systems the installed files were built; empty where the installation does not say."""
+    try:
+        text = metadata.distribution(name).read_text("WHEEL") or ""
+    except (metadata.PackageNotFoundError, UnicodeDecodeError):
+        return frozenset()
+    lines = [line.removeprefix("Tag:").strip() for line in text.splitlines() if line.startswith("Tag:")]
+    return frozenset(tag for line in lines if line.count("-") == 2 for tag in parse_tag(line))
+
+
+def is_for_this_python(name: str) -> bool:
+    """Whether what is installed was built for this interpreter and this system, as far as it says."""
+    tags = wheel_tags(name)
+    return not tags or not tags.isdisjoint(_supported())
+
+
+def namespace_intruder(name: str) -> str | None:
+    """The file that makes a namespace package a plain one, and so hides all its parts but those beside it."""
+    spec = PathFinder.find_spec(name, sys.path)
+    return spec.origin if spec is not None and spec.origin is not None else None
+
+
+@functools.cache
+def _supported() -> frozenset[Tag]:
+    return frozenset(sys_tags())
+
+
 def field(distribution: metadata.Distribution, name: str) -> str | None:
     """A field of the metadata, None where it is not there: by Python version, asking for it warns or raises."""
-    with suppress(KeyError, TypeError):  # a dist-info folder without METADATA
+    # A dist-info folder without METADATA, or with one that is no text.
+    with suppress(KeyError, TypeError, UnicodeDecodeError):
         if name in distribution.metadata:
             return distribution.metadata[name]
     return None
@@ -94,6 +156,25 @@ def _missing(distribution: metadata.Distribution) -> Iterator[str]:
     for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()):
         if row and _is_module(row[0]) and not Path(str(distribution.locate_file(row[0]))).exists():
             yield row[0]
+
+
+def _damage(distribution: metadata.Distribution) -> str | None:
+    folder = _editable_folder(distribution)
+    if folder is not None:
+        return None if folder.is_dir() else f"it is installed as editable from {folder}, which is gone"
+    # pip always writes one; an image's own packages may come without.
+    if (distribution.read_text("INSTALLER") or "").strip() == "pip" and not distribution.read_text("RECORD"):
+        return "its RECORD, the list of its files, is gone"
+    return None
+
+
+def _editable_folder(distribution: metadata.Distribution) -> Path | None:
+    try:
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        is_editable = origin.get("dir_info", {}).get("editable") is True
+        return Path(url2pathname(urlsplit(origin["url"]).path)) if is_editable else None
+    except (ValueError, LookupError, TypeError, AttributeError):  # it is not what the standard says
+        return None
 
 
 def _is_module(file: str) -> bool:

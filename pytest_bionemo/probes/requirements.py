@@ -8,7 +8,9 @@ from importlib import metadata
 
 from packaging.requirements import InvalidRequirement
 from packaging.requirements import Requirement as Declared
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from pytest_bionemo.probes.packages import field
 
@@ -30,9 +32,47 @@ class Requirement:
 
     @property
     def is_met(self) -> bool:
-        """Whether the installed version is within the specifier, a pre-release as much as a release."""
-        specifier = Declared(f"{self.name}{self.specifier}").specifier
-        return self.installed is not None and specifier.contains(self.installed, prereleases=True)
+        """Whether the installed version is within the specifier, a pre-release as much as a release.
+
+        A version that is none by the standard is within no specifier but an empty one.
+        """
+        if self.installed is None or not self.specifier:
+            return self.installed is not None
+        try:
+            return SpecifierSet(self.specifier).contains(Version(self.installed), prereleases=True)
+        except InvalidVersion:
+            return False
+
+    @property
+    def by(self) -> str:
+        """Who has it: "nemo-toolkit[core]"."""
+        return f"{self.package}[{self.extra}]" if self.extra else self.package
+
+    def contradicts(self, other: Requirement) -> bool:
+        """Whether no version of what both require is within both specifiers."""
+        both = SpecifierSet(",".join(filter(None, (self.specifier, other.specifier))))
+        return self.name == other.name and not any(
+            both.contains(version, prereleases=True) for version in _around(both)
+        )
+
+
+def _around(specifiers: SpecifierSet) -> Iterator[Version]:
+    """The versions at which the specifiers end, and one on either side of each: if any version is within, one is."""
+    yield Version("0")
+    for specifier in specifiers:
+        named = specifier.version.removesuffix(".*")
+        try:
+            end = Version(named)
+        except InvalidVersion:  # === takes any text
+            continue
+        *upper, last = end.release
+        yield end
+        yield Version(f"{end.epoch}!{'.'.join(map(str, end.release))}.0.0.1")
+        yield Version(f"{end.epoch}!{'.'.join(map(str, (*upper, last + 1)))}")
+        while upper and not last:
+            *upper, last = upper
+        if last:
+            yield Version(f"{end.epoch}!{'.'.join(map(str, (*upper, last - 1)))}.99999")
 
 
 def on(names: Collection[str]) -> tuple[Requirement, ...]:
@@ -44,14 +84,43 @@ def on(names: Collection[str]) -> tuple[Requirement, ...]:
     installed = _installed()
     extras = _asked_extras(installed)
     found = [
-        Requirement(package, field(distribution, "Version"), name, str(declared.specifier), extra or None, version)
+        _requirement(package, extra, declared, installed)
         for package, distribution in sorted(installed.items())
         for extra in ("", *sorted(extras[package]))
         for declared in _needs(distribution, extra)
-        if (name := canonicalize_name(declared.name)) in names
-        for version in [field(installed[name], "Version") if name in installed else None]
+        if canonicalize_name(declared.name) in names
     ]
     return tuple(dict.fromkeys(found))
+
+
+def closure(package: str) -> tuple[Requirement, ...]:
+    """What an installed distribution needs, and what that needs in turn, as far as it is installed; in no order.
+
+    Of each distribution the extras count that somebody asks it for on the way here.
+    """
+    installed = _installed()
+    found: dict[Requirement, None] = {}
+    done: set[tuple[str, str]] = set()
+    pending = [(canonicalize_name(package), "")]
+    while pending:
+        name, extra = pending.pop()
+        if name not in installed or (name, extra) in done:
+            continue
+        done.add((name, extra))
+        for declared in _needs(installed[name], extra):
+            needed = canonicalize_name(declared.name)
+            found[_requirement(name, extra, declared, installed)] = None
+            pending += [(needed, one) for one in ("", *map(canonicalize_name, declared.extras))]
+    return tuple(found)
+
+
+def _requirement(
+    package: str, extra: str, declared: Declared, installed: Mapping[str, metadata.Distribution]
+) -> Requirement:
+    name = canonicalize_name(declared.name)
+    version = field(installed[name], "Version") if name in installed else None
+    own = field(installed[package], "Version")
+    return Requirement(package, own, name, str(declared.specifier), extra or None, version)
 
 
 def _installed() -> Mapping[str, metadata.Distribution]:

@@ -119,6 +119,7 @@ def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Lin
         yield from _fixes("install", run["install_options"], width)
     yield from _gaps(run["not_run"], width, verbosity)
     yield from _numbers(run.get("measurements", []), width, verbosity)
+    yield from _targets(run.get("targets", []), width, verbosity)
 
 
 def _finding(label: str, entry: Mapping[str, Any], style: Style, width: int) -> Iterator[Line]:
@@ -205,6 +206,55 @@ def _share(share: float) -> str:
     if share >= _SEVERAL:
         return f"{share:,.0f} x"
     return f"{share:.0%} of" if share >= _SMALL else f"{100 * share:.2g}% of"
+
+
+def _targets(targets: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:
+    """Which workloads can run here and which need no more than packages; ``-v`` says why the others cannot."""
+    if verbosity > 0:
+        for position, (prospects, names) in enumerate(_by_prospects(targets).items()):
+            yield from _labelled("" if position else "targets", f"{', '.join(names)}: {prospects}", width)
+        return
+    runnable = [target["name"] for target in targets if target["runnable"]]
+    fitting = [target["name"] for target in targets if not target["runnable"] and _lacks_packages_alone(target)]
+    said = [
+        f"{len(runnable)} of {len(targets)} can be trained here: {', '.join(runnable)}" if runnable else "",
+        f"{len(fitting)} {'needs' if len(fitting) == 1 else 'need'} only packages: {', '.join(fitting)}"
+        if fitting
+        else "",
+    ]
+    for position, text in enumerate(filter(None, said)):
+        yield from _labelled("" if position else "targets", text, width)
+
+
+def _lacks_packages_alone(target: Mapping[str, Any]) -> bool:
+    return not target["installed"] and target["fits"]
+
+
+def _by_prospects(targets: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Those of one recipe lack the same packages: said once."""
+    found: dict[str, list[str]] = {}
+    for target in targets:
+        found.setdefault(_prospects(target), []).append(target["name"])
+    return found
+
+
+def _prospects(target: Mapping[str, Any]) -> str:
+    if not target["runnable"]:
+        return "; ".join(target["reasons"])
+    least = "at least " if target["is_lower_bound"] else ""
+    parts = [
+        f"{target['plan']}, {least}{_number(target['estimated_memory_bytes'], 'B')} of "
+        f"{_number(target['available_memory_bytes'], 'B')} on each",
+        f"micro-batch up to {target['largest_micro_batch']} x {target['length']}"
+        if target["largest_micro_batch"]
+        else "",
+        f"expect {_number(target['expected_tokens_per_s'], 'tokens/s')}" if target["expected_tokens_per_s"] else "",
+        *(
+            f"published {_number(figure['value'], figure['unit'])} ({figure['how']})"
+            for figure in target["published"][:1]
+        ),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _named(checks: Sequence[str]) -> str:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     import torch
 
+# The first step makes the moments of AdamW: the second is as large as every later one.
+_STEPS_TO_PEAK = 2
+
 
 def run(model: str, sequences: int, length: int, budget_s: float, seed: int, attempt: int = 1) -> dict[str, Any]:
     """Train on one batch of random proteins: forward, backward, clipping, AdamW.
@@ -22,39 +25,66 @@ def run(model: str, sequences: int, length: int, budget_s: float, seed: int, att
     Model FLOP utilisation (MFU) = tokens/s x FLOP per token / peak FLOP/s, with padding among the tokens, which is
     computed too, and :func:`esm2.flops_per_token` (6 N + 12 L H T); the peak is the judge's.
 
+    A batch that the memory of the GPU does not hold is halved until it does: attention that writes its scores out, as
+    that of older releases of transformers, takes several times the memory of one that does not.
+
     :param model: a size of ESM-2.
-    :param sequences: of the batch.
+    :param sequences: of the batch, at most.
     :param length: tokens of a sequence, padding included.
     :param budget_s: for the measurement.
     :param seed: of the proteins and the weights.
     :param attempt: 1, or 2 for a second measurement.
-    :return: ``step`` (seconds), ``tokens`` (a second), ``unpadded_tokens`` (a second), ``sequences`` (a second),
-        ``flop_per_token``, ``peak_memory_bytes`` (None on the CPU), ``precision``, and ``losses`` (of the first and
-        the last step).
+    :return: ``batch`` (sequences of the batch that was trained on), ``step`` (seconds), ``tokens`` (a second),
+        ``unpadded_tokens`` (a second), ``sequences`` (a second), ``flop_per_token``, ``peak_memory_bytes`` (of a
+        step; None on the CPU), ``precision``, and ``losses`` (of the first and the last step).
+    :raises torch.OutOfMemoryError: if not even one sequence fits.
     """
     import torch
 
     on_gpu = device().type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
     with device():  # weights are made where they are used: on the CPU it would take seconds
-        network = esm2.build(model, seed=seed)
+        network = esm2.build(model, seed=seed).to(device())
     batch = {name: part.to(device()) for name, part in _batch(sequences, length, seed).items()}
     losses: list[torch.Tensor] = []
     precision = _precision()
-    step = make_step(network.to(device()), batch, precision, losses)
-    step()
+    while not (step := _try_step(network, batch, precision, losses)):
+        network.zero_grad(set_to_none=True)
+        if on_gpu:
+            torch.cuda.empty_cache()
+        batch = {name: part[: len(part) // 2] for name, part in batch.items()}
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     found = timing.measure(step, budget_s=budget_s, clock=timing.HostClock())
+    trained = len(batch["input_ids"])
     return {
+        "batch": trained,
         "step": found.seconds(),
-        "tokens": found.rate(sequences * length),
+        "tokens": found.rate(trained * length),
         "unpadded_tokens": found.rate(int(batch["attention_mask"].sum())),
-        "sequences": found.rate(sequences),
+        "sequences": found.rate(trained),
         "flop_per_token": float(esm2.flops_per_token(model, length)),
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "precision": precision,
         "losses": [float(losses[0]), float(losses[-1])],
     }
+
+
+def _try_step(
+    network: torch.nn.Module, batch: dict[str, torch.Tensor], precision: str, losses: list[torch.Tensor]
+) -> Callable[[], None] | None:
+    """A step that the memory has held twice; None where it does not and the batch can be halved."""
+    import torch
+
+    losses.clear()
+    step = make_step(network, batch, precision, losses)
+    try:
+        for _ in range(_STEPS_TO_PEAK):
+            step()
+    except torch.cuda.OutOfMemoryError:
+        if len(batch["input_ids"]) == 1:
+            raise
+        return None
+    return step
 
 
 def _precision() -> str:

@@ -15,6 +15,9 @@ on a healthy device, also where FP64 runs at a 64th of its rate. That they are r
 on the CPU by Freivalds' method in 64-bit integers: A (B r) = C r for random r below 2^25. A wrong row passes one
 trial with a probability of at most 2^-25 (R. Freivalds, "Probabilistic machines can use less running time", 1977).
 It also names the wrong rows: the CPU computes those again, and they are reported.
+
+Operands are stored by rows or by columns: each of the four layouts has kernels of its own. Training needs three of
+them: a linear layer multiplies in one, the gradient of its input in another, that of its weight in a third.
 """
 
 from __future__ import annotations
@@ -23,11 +26,11 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from pytest_bionemo.workloads import device
+from pytest_bionemo.workloads import device, low_precision
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +46,13 @@ LARGEST_TERMS = 2**14
 # Parts of the problem: what its rows and columns are divided by. Other shapes are computed by other kernels; the
 # last has few results of many terms, for which the terms are split among multiprocessors.
 SHAPES = {"square": (1, 1), "tall": (1, 8), "wide": (8, 1), "deep": (8, 8)}
+
+# Of A (rows x terms) and of B (terms x columns): N for stored by rows, T for stored by columns. NT is what a linear
+# layer multiplies in, NN the gradient of its input, TN that of its weight.
+LAYOUTS = ("NT", "NN", "TN", "TT")
+
+_ORDERS = 2  # that take turns after each shuffle, each in a layout of its own
+_TRIAL_SIDE = 32  # of the product that shows whether there is a kernel
 
 
 @dataclass(frozen=True)
@@ -78,13 +88,19 @@ FORMATS = {
 class Problem:
     """Operands and the product that is known to be right, all on the device.
 
-    ``a`` is rows x terms, ``b`` columns x terms (the layout of a linear layer's weight, and the only one of FP8),
-    ``expected`` is rows x columns.
+    ``a`` is rows x terms, ``b`` columns x terms (the shape of a linear layer's weight), ``expected`` is rows x
+    columns; ``layout``, one of ``LAYOUTS``, is how the operands are stored.
     """
 
     a: torch.Tensor
     b: torch.Tensor
     expected: torch.Tensor
+    layout: str = LAYOUTS[0]
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Those that its format has: FP8 has one."""
+        return LAYOUTS if self.a.element_size() > 1 else LAYOUTS[:1]
 
     @property
     def multiply_accumulates(self) -> int:
@@ -93,41 +109,45 @@ class Problem:
 
     def multiply(self) -> torch.Tensor:
         """The product, as the device computes it."""
-        import torch
-
         if self.a.element_size() > 1:
             return self.a @ self.b.t()
-        one = torch.ones((), device=self.a.device)
-        return torch._scaled_mm(self.a, self.b.t(), one, one, out_dtype=self.expected.dtype, use_fast_accum=False)
+        return _multiply_fp8(self.a, self.b, self.expected.dtype)
 
     def part(self, shape: str) -> Problem:
         """The first rows and columns, as many as the shape has."""
         rows, columns = (
             max(1, length // divisor) for length, divisor in zip(self.expected.shape, SHAPES[shape], strict=True)
         )
-        return Problem(self.a[:rows], self.b[:columns], self.expected[:rows, :columns])
+        return Problem(self.a[:rows], self.b[:columns], self.expected[:rows, :columns], self.layout)
 
 
 @dataclass
 class Tally:
-    """What was seen of the products of one shape; ``first`` is [row, column, got, expected]."""
+    """What was seen of the products of one shape.
+
+    ``first`` is [row, column, got, expected], ``wrong_by_layout`` how many products were wrong, for each layout in
+    which one was made.
+    """
 
     products: int = 0
     wrong_products: int = 0
     mismatches: int = 0
     multiply_accumulates: int = 0
     first: list[float] | None = None
+    wrong_by_layout: dict[str, int] = field(default_factory=dict)
 
     def add(self, problem: Problem, result: torch.Tensor, is_suspect: bool) -> None:
         """Count one result, a suspect where a bit differs from what is expected."""
         self.products += 1
         self.multiply_accumulates += problem.multiply_accumulates
+        self.wrong_by_layout.setdefault(problem.layout, 0)
         if is_suspect:
             # Element by element: minus zero has other bits than zero, and is no mistake.
             wrong = result != problem.expected
             mismatches = int(wrong.sum())
             self.mismatches += mismatches
             self.wrong_products += bool(mismatches)
+            self.wrong_by_layout[problem.layout] += bool(mismatches)
             if mismatches and self.first is None:
                 self.first = _describe_first(wrong, result, problem.expected)
 
@@ -143,22 +163,23 @@ def run(
     :param repeats: products of each shape after each shuffle, at most.
     :param shuffles: how often the rows and columns get another order: what is computed by one multiprocessor is
         computed by another then. Two orders take turns, so that a result that is left over from the product before
-        is wrong.
+        is wrong. Each has another of the four layouts: two shuffles go through all of them.
     :param seed: of the operands and orders.
-    :param seconds: for all products together, None for no limit; at least a few products of each shape are made.
-    :return: ``missing`` (alone, and true) if this build of torch has no product of the format for the device; else
-        ``missing`` (false), ``mismatches`` (elements), ``wrong_products``, ``first`` ([row, column, got, expected] of
-        the first, or None), ``products``, ``verified_multiply_accumulates``, ``shapes`` (the same for each shape),
-        ``size``, ``terms``, ``reference_error_probability``, ``wrong_reference_rows`` (how many of the ``size`` rows
-        the device got wrong in the FP32 product from which the right result is made), ``found_output_flip`` and
-        ``found_input_flip`` (the self-proof: a known bit is flipped in a result and in an operand).
+    :param seconds: for all products together, None for no limit; each order is multiplied once in each shape anyway.
+    :return: ``missing`` (alone: why this build of torch has no product of the format for the device), or
+        ``missing`` (None), ``mismatches`` (elements), ``wrong_products``, ``first`` ([row, column, got, expected] of
+        the first, or None), ``products``, ``verified_multiply_accumulates``, ``shapes`` (the same for each shape,
+        and ``wrong_by_layout``: the wrong products of each layout), ``size``, ``terms``,
+        ``reference_error_probability``, ``wrong_reference_rows`` (how many of the ``size`` rows the device got wrong
+        in the FP32 product from which the right result is made), ``found_output_flip`` and ``found_input_flip`` (the
+        self-proof: a known bit is flipped in a result and in an operand).
     :raises ValueError: if the format does not allow the size or the terms.
     :raises ArithmeticError: if no right result could be made.
     """
     import torch
 
-    if _is_missing(format):
-        return {"missing": True}
+    if missing := _missing(format):
+        return {"missing": missing}
     size, terms = _fit_memory(FORMATS[format], size, terms)
     orders = torch.Generator(device()).manual_seed(seed)
     verifier = torch.Generator().manual_seed(seed + 1)
@@ -166,7 +187,7 @@ def run(
         problem, wrong_reference_rows = make_problem(FORMATS[format], size, terms, orders, verifier)
         tallies = verify(problem, repeats, shuffles, orders, math.inf if seconds is None else seconds)
         return {
-            "missing": False,
+            "missing": None,
             **_summarize(tallies),
             "size": size,
             "terms": terms,
@@ -177,16 +198,35 @@ def run(
         }
 
 
-def _is_missing(format: str) -> bool:
-    """Whether this build of torch has no product of this format for the device."""
+def _missing(format: str) -> str | None:
+    """Why there is no product of this format for the device; None where one of ones is computed, right or wrong.
+
+    That there is a function says little: it may refuse the device, or cuBLAS may have no kernel.
+    """
     import torch
 
-    if FORMATS[format].dtype != "float8_e4m3fn":
-        return False
-    key = device().type.upper()
-    return not (
-        hasattr(torch, "_scaled_mm") and torch._C._dispatch_has_kernel_for_dispatch_key("aten::_scaled_mm", key)
-    )
+    name, result = FORMATS[format].dtype, getattr(torch, FORMATS[format].result)
+    if name != "float8_e4m3fn":
+        return None
+    absent = [needed for needed in (name, "_scaled_mm") if not hasattr(torch, needed)]
+    if absent:
+        return f"there is no torch.{absent[0]}"
+    ones = torch.ones((_TRIAL_SIDE, _TRIAL_SIDE), device=device()).to(getattr(torch, name))
+    try:
+        _multiply_fp8(ones, ones, result)
+    except (RuntimeError, ValueError) as error:
+        if not low_precision.is_refusal(error):
+            raise
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def _multiply_fp8(a: torch.Tensor, b: torch.Tensor, result: torch.dtype) -> torch.Tensor:
+    """The product of a and the transpose of b."""
+    import torch
+
+    one = torch.ones((), device=a.device)
+    return torch._scaled_mm(a, b.t(), one, one, out_dtype=result, use_fast_accum=False)
 
 
 def verify(
@@ -194,14 +234,15 @@ def verify(
 ) -> dict[str, Tally]:
     """Multiply in all shapes, in new orders after each shuffle, and compare; the parameters are those of ``run``."""
     tallies = {shape: Tally() for shape in SHAPES}
+    layouts = cycle(problem.layouts)
     for _ in range(shuffles):
-        orders = [shuffle(problem, generator) for _ in range(2)]
+        orders = [shuffle(problem, generator, layout) for layout in islice(layouts, _ORDERS)]
         end = time.perf_counter() + seconds / shuffles
         done = 0
-        while done < repeats and (done == 0 or time.perf_counter() < end):
+        while done < repeats and (done < _ORDERS or time.perf_counter() < end):
             turns = range(done, done + min(max(1, done), _BATCH, repeats - done))  # few, until the pace is known
             for shape, tally in tallies.items():
-                _multiply([orders[turn % 2].part(shape) for turn in turns], tally)
+                _multiply([orders[turn % _ORDERS].part(shape) for turn in turns], tally)
             done = turns.stop
     return tallies
 
@@ -403,20 +444,27 @@ def _fit_memory(format: Format, size: int, terms: int) -> tuple[int, int]:
         return size, terms
     free, _ = torch.cuda.mem_get_info()
     element = torch.empty(0, dtype=getattr(torch, format.result)).element_size()
-    # The problem and two orders of it, and the results of a batch.
-    while element * (6 * size * terms + (3 + _BATCH) * size**2) > 0.8 * free and size > 1024:
+    # The problem, two orders of it and an operand that is being transposed, and the results of a batch.
+    while element * (7 * size * terms + (3 + _BATCH) * size**2) > 0.8 * free and size > 1024:
         size, terms = size // 2, terms // 2
     return size, terms
 
 
-def shuffle(problem: Problem, generator: torch.Generator) -> Problem:
-    """The same problem with its rows and columns in another order."""
+def shuffle(problem: Problem, generator: torch.Generator, layout: str = LAYOUTS[0]) -> Problem:
+    """The same problem with its rows and columns in another order, and its operands in this layout."""
     import torch
 
     rows, columns = (
         torch.randperm(length, generator=generator, device=problem.a.device) for length in problem.expected.shape
     )
-    return Problem(_take(problem.a, rows), _take(problem.b, columns), problem.expected[rows][:, columns])
+    # b is the transpose of B: what has the rows of one together has the columns of the other together.
+    a = _stored(_take(problem.a, rows), by_columns=layout[0] == "T")
+    b = _stored(_take(problem.b, columns), by_columns=layout[1] == "N")
+    return Problem(a, b, problem.expected[rows][:, columns], layout)
+
+
+def _stored(matrix: torch.Tensor, by_columns: bool) -> torch.Tensor:
+    return matrix.t().contiguous().t() if by_columns else matrix
 
 
 def _take(matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

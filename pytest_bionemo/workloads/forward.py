@@ -13,6 +13,19 @@ width or over all tokens. The 4 is for what this leaves out: the gradients of ke
 equal numbers. Measured on a CPU: at most 0.12 of the bound for the keys of ESM-2 8M, 0.02 for half of its
 tensors; with the operands of its layers rounded to TF32 half of them exceed it 9 times.
 
+**In 16 bits.** The same step under autocast: most products of training are made by these kernels. An element may
+be off by as much as it is large, so the error is that of a tensor as a whole, the norm of its difference as a share
+of its norm. The bound is 4 u sqrt(D), with u = 2^-8 for BF16 and 2^-11 for FP16: sums are kept in float32, and only
+the results of the D steps are rounded. MEASURED
+
+**The optimiser.** AdamW then takes two steps with the gradients of the device, whether they are right or not, and
+what it does to the parameters is held against its formula in float64 (I. Loshchilov and F. Hutter, "Decoupled Weight
+Decay Regularization", 2019). Of one and the same gradient g the bias-corrected means are g and g^2, so each step is
+p - lr (w p + g / (|g| + eps)). The learning rate is 1, so that a step is as large as the parameters and its rounding
+small, and eps is 1e-3, the size of the gradients: with a far smaller one the step would be their sign alone.
+The bound is 2^-14, a thousand roundings: of about twenty a step, those of 1 - 0.98 (the second beta) count fifty
+times, and so do those of a parameter that decays alone. MEASURED2
+
 (In float64, too, transformers rounds queries and keys to float32 before their rotation: one of the D steps.)
 
 **Again and again.** With deterministic algorithms a step is a function of its input: each repeat must give the
@@ -42,6 +55,16 @@ _ROUNDINGS_A_LAYER = 24
 _MARGIN = 4
 _HEAD_SIZE = 16
 _FEED_FORWARD = 4  # times the hidden size, as in ESM-2
+_LAYERS = 2  # of the small encoder
+
+# torch's dtype, the rounding of one result, and what the loss is multiplied with: the smallest gradients of FP16
+# would be lost otherwise.
+_FORMATS = {"fp32": ("float32", 2.0**-24, 1), "bf16": ("bfloat16", 2.0**-8, 1), "fp16": ("float16", 2.0**-11, 2**12)}
+
+_STEPS = 2
+_LEARNING_RATE = 1.0
+_EPS = 1e-3
+_UPDATE_BOUND = 2.0**-14
 
 # For 64-bit integers, which are signed in torch; a product keeps its lowest 64 bits.
 _PLACE = 0x9E3779B97F4A7C15 - 2**64
@@ -49,19 +72,19 @@ _MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 _LAST_SHIFT = 31
 
 
-def small(hidden: int, sequences: int, length: int, seed: int) -> dict[str, Any]:
+def small(hidden: int, sequences: int, length: int, seed: int, format: str = "fp32") -> dict[str, Any]:
     """Take one step with a transformer encoder of two layers made of plain torch modules.
 
     :param hidden: its width, a multiple of 16.
     :param sequences: of the batch.
     :param length: tokens of each.
     :param seed: of the weights and the batch.
+    :param format: "fp32", or "bf16" or "fp16" for autocast to it.
     :return: see :func:`compare`.
     """
-    layers = 2
     longest_sum = max(_FEED_FORWARD * hidden, sequences * length)
-    model = make_encoder(hidden, layers, seed)
-    return compare(model, esm2.batch(sequences, length, seed), bound(layers, longest_sum))
+    tolerance = bound(_LAYERS, longest_sum) if format == "fp32" else autocast_bound(_LAYERS, format)
+    return compare(make_encoder(hidden, _LAYERS, seed), esm2.batch(sequences, length, seed), tolerance, format)
 
 
 def esm2_step(name: str, sequences: int, length: int, seed: int) -> dict[str, Any]:
@@ -117,16 +140,21 @@ def repeat(format: str, hidden: int, sequences: int, length: int, repeats: int, 
     }
 
 
-def compare(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], tolerance: float) -> dict[str, Any]:
-    """One step on the device in float32 and on the CPU in float64, from the same weights.
+def compare(
+    model: torch.nn.Module, batch: Mapping[str, torch.Tensor], tolerance: float, format: str = "fp32"
+) -> dict[str, Any]:
+    """One step on the device and on the CPU in float64, from the same weights; and then AdamW on the device.
 
     :param model: on the CPU in float32; called with the batch, it gives ``loss`` and ``logits``.
     :param batch: on the CPU.
     :param tolerance: is handed back as ``bound``.
+    :param format: of the device: "fp32", or "bf16" or "fp16" for autocast to it.
     :return: ``device`` (the kind on which the logits came out), ``loss``, ``expected_loss``, ``bound``, and of the
         loss, the logits and the gradient of each parameter that the loss depends on, by name: ``errors`` (of
-        those that are finite), ``not_finite``, ``zero`` (gradients alone: all zero, or none came) and
-        ``zero_on_cpu``.
+        those that are finite: :func:`error_of`, under autocast :func:`error_of_norm`), ``not_finite``, ``zero``
+        (gradients alone: all zero, or none came) and ``zero_on_cpu``. Of AdamW: ``update_errors`` (of the change
+        of each parameter whose gradient is finite, by its name; infinite where the change is not finite) and
+        ``update_bound``.
     :raises ArithmeticError: if the CPU's own result is not finite.
     """
     import torch
@@ -134,24 +162,64 @@ def compare(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], tolerance
     expected = _step(copy.deepcopy(model).double(), batch, torch.device("cpu"))
     if wrong := [name for name, tensor in expected.items() if not _is_finite(tensor)]:
         raise ArithmeticError(f"{wrong[0]} is not finite on the CPU: it cannot serve as the reference")
+    measure = error_of if format == "fp32" else error_of_norm
     with float32_products("highest"):
-        found = _step(model.to(device()), batch, device())
+        model = model.to(device())
+        found = _step(model, batch, device(), format)
     finite = [name for name in found if _is_finite(found[name])]
     return {
         "device": found["logits"].device.type,
         "loss": float(found["loss"]),
         "expected_loss": float(expected["loss"]),
         "bound": tolerance,
-        "errors": {name: error_of(found[name], expected[name]) for name in finite},
+        "errors": {name: measure(found[name], expected[name]) for name in finite},
         "not_finite": [name for name in found if name not in finite],
         "zero": _zeros(found),
         "zero_on_cpu": _zeros(expected),
+        "update_errors": update_errors(model),
+        "update_bound": _UPDATE_BOUND,
     }
+
+
+def update_errors(model: torch.nn.Module) -> dict[str, float]:
+    """Have AdamW take steps with the gradients that are there: how wrong it changes the parameters; see the top."""
+    import torch
+
+    recipe = facts.training()
+    parameters = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and _is_finite(parameter.grad)
+    }
+    before = {name: _in_float64(parameter) for name, parameter in parameters.items()}
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=_LEARNING_RATE,
+        betas=recipe.betas,
+        eps=_EPS,
+        weight_decay=recipe.weight_decay,
+        fused=device().type == "cuda",  # as training has it
+    )
+    for _ in range(_STEPS):
+        optimizer.step()
+    errors = {}
+    for name, parameter in parameters.items():
+        gradient, right = _in_float64(_gradient(parameter)), before[name]
+        for _ in range(_STEPS):
+            right = right - _LEARNING_RATE * (recipe.weight_decay * right + gradient / (gradient.abs() + _EPS))
+        change = _in_float64(parameter) - before[name]
+        errors[name] = error_of(change, right - before[name]) if _is_finite(change) else math.inf
+    return errors
 
 
 def bound(layers: int, longest_sum: int) -> float:
     """The largest error that rounding to float32 explains; the derivation is at the top."""
-    return _MARGIN * 2.0**-24 * math.sqrt(_ROUNDINGS_A_LAYER * layers * longest_sum)
+    return _MARGIN * _FORMATS["fp32"][1] * math.sqrt(_ROUNDINGS_A_LAYER * layers * longest_sum)
+
+
+def autocast_bound(layers: int, format: str) -> float:
+    """The largest error of a norm that rounding to the format explains; the derivation is at the top."""
+    return _MARGIN * _FORMATS[format][1] * math.sqrt(_ROUNDINGS_A_LAYER * layers)
 
 
 def error_of(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -161,6 +229,14 @@ def error_of(found: torch.Tensor, expected: torch.Tensor) -> float:
     if largest == 0:
         return 0.0 if difference == 0 else math.inf
     return difference / largest
+
+
+def error_of_norm(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The norm of the difference, as a share of the norm that is expected; the first is on any device."""
+    difference, norm = float((_in_float64(found) - expected).norm()), float(expected.norm())
+    if norm == 0:
+        return 0.0 if difference == 0 else math.inf
+    return difference / norm
 
 
 def hash_of(tensor: torch.Tensor) -> int:
@@ -246,17 +322,31 @@ def make_encoder(hidden: int, layers: int, seed: int) -> torch.nn.Module:
         return Encoder()
 
 
-def _step(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], where: torch.device) -> dict[str, torch.Tensor]:
+def _step(
+    model: torch.nn.Module, batch: Mapping[str, torch.Tensor], where: torch.device, format: str = "fp32"
+) -> dict[str, torch.Tensor]:
     import torch
 
-    output = model(**{key: tensor.to(where) for key, tensor in batch.items()})
-    output.loss.backward()
+    dtype, _, scale = _FORMATS[format]
+    with torch.autocast(where.type, getattr(torch, dtype), enabled=format != "fp32"):
+        output = model(**{key: tensor.to(where) for key, tensor in batch.items()})
+    (output.loss * scale).backward()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= scale  # a power of two: exact
     gradients = {
         _GRADIENT + name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in model.named_parameters()
         if esm2.is_trained(name)
     }
     return {"loss": output.loss.detach(), "logits": output.logits.detach(), **gradients}
+
+
+def _in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU."""
+    import torch
+
+    return tensor.detach().to("cpu", torch.float64, copy=True)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

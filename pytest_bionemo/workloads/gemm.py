@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_bionemo.workloads import device, telemetry, timing
+from pytest_bionemo.workloads.low_precision import is_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ def run(format: str, budget_s: float, seed: int, hold_s: float = 0.0, attempt: i
     :param seed: of the numbers.
     :param hold_s: how long to go on after that, for the sake of the telemetry.
     :param attempt: 1, or 2 for a second measurement.
-    :return: ``unsupported`` (why this PyTorch cannot, else None), ``rate`` (TFLOP/s of the best shape),
+    :return: ``unsupported`` (why this PyTorch cannot, alone; else None), ``rate`` (TFLOP/s of the best shape),
         ``best`` ([m, n, k]), ``shapes`` (TFLOP/s of each at a quick look, by "m x n x k"), ``skipped`` (shapes that
         the budget left no time for), ``telemetry`` (under this load: see :class:`telemetry.Watch`).
     """
@@ -83,11 +84,14 @@ def _unsupported(format: str) -> str | None:
         return None
     if not (hasattr(torch, "_scaled_mm") and hasattr(torch, DTYPES["fp8"])):
         return f"PyTorch {torch.__version__} has no product of FP8 matrices"
-    if device().type == "cpu":
-        try:
-            _product(format, _CPU_SHAPES[0], torch.Generator())()
-        except (RuntimeError, NotImplementedError) as error:
-            return f"PyTorch {torch.__version__} multiplies FP8 on a GPU only: {error}"
+    try:
+        _product(format, _CPU_SHAPES[0], torch.Generator(device()))()
+        timing.synchronize()
+    except (RuntimeError, ValueError) as error:
+        if not is_refusal(error):
+            raise
+        said = " ".join(str(error).split())[:300]
+        return f"PyTorch {torch.__version__} does not multiply FP8 matrices on this device: {said}"
     return None
 
 

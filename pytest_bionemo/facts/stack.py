@@ -1,0 +1,129 @@
+"""What BioNeMo's recipes are built on, from ``stack.toml``, and what breaks it, from ``changes.toml``.
+
+Every function raises FactsError when a table cannot be read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from pytest_bionemo.facts import load
+
+__all__ = ["Change", "Distribution", "Window", "admits", "changes", "distributions", "windows"]
+
+Versions = Callable[[str], "str | None"]
+"""The installed version of a distribution by its name, None if it is not installed."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution, the ``module`` whose import loads its compiled parts, and the check that imports it.
+
+    ``judged_by`` is None where that is the stack's own.
+    """
+
+    name: str
+    module: str
+    judged_by: str | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """The versions of a distribution that what is built on it takes, and why.
+
+    It counts only beside ``beside``, if one is named, and on GPUs of ``compute_capability`` (major, minor) and newer.
+    """
+
+    of: str
+    specifier: str
+    beside: str | None
+    compute_capability: tuple[int, int] | None
+    why: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change in one package that breaks another: when it matters, what the import then says, and what to do."""
+
+    id: str
+    when: tuple[str, ...]
+    unless: str | None
+    torch_cuda: str
+    shown_by: tuple[str, ...]
+    error: str
+    what: str
+    fix: tuple[str, ...]
+    link: str
+
+    def matters(self, installed: Versions, cuda: str | None) -> bool:
+        """Whether what it breaks is installed. ``cuda`` is the version that PyTorch is built for ("13.0")."""
+        if self.unless and installed(self.unless):
+            return False
+        if self.torch_cuda and (cuda is None or not admits(self.torch_cuda, cuda)):
+            return False
+        wanted = [Requirement(text) for text in self.when]
+        return all(admits(str(one.specifier), installed(one.name)) for one in wanted)
+
+
+def admits(specifier: str, version: str | None) -> bool:
+    """Whether this version is installed and within the specifier: a pre-release, or a build's own suffix, as well."""
+    try:
+        return version is not None and SpecifierSet(specifier).contains(Version(version), prereleases=True)
+    except InvalidVersion:  # nothing can be said of it
+        return False
+
+
+@functools.cache
+def distributions() -> tuple[Distribution, ...]:
+    """Every distribution of the stack."""
+    rows = load("stack")["distribution"]
+    return tuple(Distribution(row["name"], row["module"], row.get("judged_by")) for row in rows)
+
+
+@functools.cache
+def windows() -> tuple[Window, ...]:
+    """Every window."""
+    return tuple(
+        Window(
+            of=row["of"],
+            specifier=row["specifier"],
+            beside=row.get("with"),
+            compute_capability=_capability(row.get("compute_capability")),
+            why=row["why"],
+            link=row["link"],
+        )
+        for row in load("stack")["window"]
+    )
+
+
+@functools.cache
+def changes() -> tuple[Change, ...]:
+    """Every change."""
+    return tuple(
+        Change(
+            id=row["id"],
+            when=tuple(row["when"]),
+            unless=row.get("unless"),
+            torch_cuda=row.get("torch_cuda", ""),
+            shown_by=tuple(row["shown_by"]),
+            error=row.get("error", ""),
+            what=row["what"],
+            fix=tuple(row["fix"]),
+            link=row["link"],
+        )
+        for row in load("changes")["change"]
+    )
+
+
+def _capability(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)

@@ -100,12 +100,32 @@ def test_the_numbers_are_random_and_their_product_is_computed(monkeypatch: pytes
         assert torch.allclose(result, (a.double() @ b.double()).float(), atol=1e-3)
 
 
-def test_an_fp8_product_that_this_torch_does_not_have_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_on_the_cpu(*arguments: object, **options: object) -> None:
-        raise NotImplementedError("only on CUDA")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "torch._scaled_mm is only supported on CUDA devices with compute capability >= 9.0 or 8.9, or ROCm MI300+",
+        "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic( ltHandle )`",
+    ],
+)
+def test_a_refusal_to_multiply_fp8_is_said(text: str) -> None:
+    def refuses(*arguments: object, **options: object) -> torch.Tensor:
+        raise RuntimeError(text)
 
-    monkeypatch.setattr(torch, "_scaled_mm", not_on_the_cpu)
-    assert "on a GPU only: only on CUDA" in gemm.run("fp8", budget_s=0.01, seed=1)["unsupported"]
+    with replaced("_scaled_mm", refuses):
+        found = gemm.run("fp8", budget_s=0.01, seed=1)
+    assert set(found) == {"unsupported"}
+    assert found["unsupported"].endswith(f"does not multiply FP8 matrices on this device: {text}")
+
+
+def test_an_fp8_kernel_that_goes_wrong_is_no_refusal() -> None:
+    def breaks(*arguments: object, **options: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasLtMatmul`")
+
+    with replaced("_scaled_mm", breaks), pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
+        gemm.run("fp8", budget_s=0.01, seed=1)
+
+
+def test_a_torch_without_fp8_products_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch, "_scaled_mm")
     assert "has no product of FP8 matrices" in gemm.run("fp8", budget_s=0.01, seed=1)["unsupported"]
 
@@ -271,7 +291,33 @@ def test_a_training_step_is_timed() -> None:
     assert found["sequences"]["value"] == pytest.approx(4 / found["step"]["value"])
     assert 0.5 <= found["unpadded_tokens"]["value"] / found["tokens"]["value"] <= 1
     assert found["flop_per_token"] == esm2.flops_per_token("tiny", 32)
-    assert (found["peak_memory_bytes"], found["precision"]) == (None, "float32")
+    assert (found["peak_memory_bytes"], found["precision"], found["batch"]) == (None, "float32", 4)
+
+
+def memory_for(sequences: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The error function of a device whose memory holds a batch of so many sequences."""
+
+    def erf(values: torch.Tensor) -> torch.Tensor:
+        if values.shape[0] > sequences:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return values.tanh()
+
+    return erf
+
+
+@pytest.mark.usefixtures("millisecond_clock")
+def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
+    with replaced("erf", memory_for(3)):
+        found = esm2_step.run("tiny", sequences=8, length=32, budget_s=0.05, seed=1)
+    assert found["batch"] == 2
+    assert found["sequences"]["value"] == pytest.approx(2 / found["step"]["value"])
+    assert found["tokens"]["value"] == pytest.approx(2 * 32 / found["step"]["value"])
+    assert found["losses"][0] == pytest.approx(facts.alphabet().random_guess_loss, abs=0.5)
+
+
+def test_a_device_that_holds_not_even_one_sequence_is_out_of_memory() -> None:
+    with replaced("erf", memory_for(0)), pytest.raises(torch.cuda.OutOfMemoryError):
+        esm2_step.run("tiny", sequences=4, length=32, budget_s=0.05, seed=1)
 
 
 def test_the_steps_train() -> None:

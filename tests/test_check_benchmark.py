@@ -16,6 +16,7 @@ from pytest_bionemo.checks import benchmark
 from pytest_bionemo.compute import MEASUREMENT, Compute, ComputeDevice
 from pytest_bionemo.model import Action, Finding, Gpu
 from pytest_bionemo.options import Options
+from pytest_bionemo.probes import packages
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.worker import Trouble, Workers, WorkloadFailed
 from standin import H100x8
@@ -363,10 +364,108 @@ def test_an_unknown_gpu_is_judged_uncalibrated() -> None:
     bench = Bench("gemm:run", {"GPU-a": products(800.0)}, gpu=unknown)
     benchmark.multiplies_at_full_speed(bench.worker, "bf16")
     assert bench.measured("matmul_bf16")["judgement"] == "uncalibrated"
-    bench = Bench("gemm:run", {"GPU-a": products(300.0)}, gpu=unknown)
-    finding = finding_of(benchmark.multiplies_at_full_speed, bench.worker, "bf16")
-    assert finding.severity == "warning"
-    assert "uncalibrated" in finding.message
+    for rate, severity in ((400.0, "warning"), (300.0, None)):
+        bench = Bench("gemm:run", {"GPU-a": products(rate)}, gpu=unknown)
+        finding = finding_of(benchmark.multiplies_at_full_speed, bench.worker, "bf16")
+        assert finding.severity == severity
+        assert "uncalibrated" in finding.message
+
+
+L4 = Gpu(0, "GPU-a", "NVIDIA L4", memory_bytes=23034 << 20, compute_capability=(8, 9))
+L4_FACTS = {"name": L4.name, "multiprocessors": 58, "max_sm_clock_hz": 2.04e9, "bandwidth_bound_gbs": 300.0}
+
+
+def alone(workload: str, answer: Mapping[str, Any], gpu: Gpu = L4, facts: Mapping[str, Any] = L4_FACTS) -> Bench:
+    """A machine with one GPU, of a model that nobody has measured."""
+    return Bench(workload, {"GPU-a": answer}, facts, gpu)
+
+
+@pytest.mark.parametrize(
+    ("rate", "judgement", "severity"),
+    [(70.0, "unjudged", ""), (40.0, "degraded", "warning"), (28.0, "low", None), (0.05, "low", None)],
+)
+def test_a_lone_gpu_that_nobody_measured_is_held_to_its_bound(
+    rate: float, judgement: str, severity: str | None
+) -> None:
+    bench = alone("gemm:run", products(rate))
+    if severity == "":
+        benchmark.multiplies_at_full_speed(bench.worker, "bf16")
+    else:
+        finding = finding_of(benchmark.multiplies_at_full_speed, bench.worker, "bf16")
+        assert f"{rate / 121.2:.2f} x its physical bound (bound 121.2)" in finding.message
+        assert finding.severity == severity
+        assert finding.action is (Action.NONE if severity else Action.REPLACE_NODE)
+    assert bench.measured("matmul_bf16")["judgement"] == judgement
+
+
+@pytest.mark.parametrize(("rate", "severity"), [(140.0, "warning"), (70.0, None)])
+@pytest.mark.parametrize("slow", ["copy", "read"])
+def test_the_memory_of_a_lone_gpu_is_held_to_its_bound(slow: str, rate: float, severity: str | None) -> None:
+    answer = {"copy": number(240.0), "read": number(250.0), "wrong": 0}
+    benchmark.memory_at_full_speed(alone("bandwidth:run", answer).worker)
+    bench = alone("bandwidth:run", {**answer, slow: number(rate)})
+    finding = finding_of(benchmark.memory_at_full_speed, bench.worker)
+    assert finding.severity == severity
+    assert "x its physical bound (bound 300)" in finding.message
+
+
+@pytest.mark.parametrize(("rate", "severity"), [(9.0, "warning"), (1.7, None)])
+def test_the_link_of_a_lone_gpu_is_held_to_its_bound(rate: float, severity: str | None) -> None:
+    answer = {"rate": number(12.5), "pinned": True, "wrong": 0}  # a host of the generation before
+    benchmark.copies_at_full_speed(alone("copies:run", answer).worker, "h2d")
+    bench = alone("copies:run", {**answer, "rate": number(rate)})
+    finding = finding_of(benchmark.copies_at_full_speed, bench.worker, "h2d")
+    assert finding.severity == severity
+    assert "x its physical bound (bound 31.5)" in finding.message
+
+
+def test_a_refusal_to_multiply_is_left_to_the_check_of_the_format() -> None:
+    bench = Bench("gemm:run", {"GPU-a": {"unsupported": "PyTorch 2.4.0 does not multiply FP8 matrices"}})
+    with pytest.raises(NotApplicable, match="does not multiply FP8 matrices"):
+        benchmark.multiplies_at_full_speed(bench.worker, "fp8")
+
+
+IN_FP32, IN_TF32 = ({"in_fp32": 9, "in_tf32": 0, "in_neither": 0}, {"in_fp32": 0, "in_tf32": 9, "in_neither": 0})
+TF32_ON_DEMAND = {"allowed": IN_TF32, "forbidden": IN_FP32, "override": None}
+TF32_ALWAYS = {**TF32_ON_DEMAND, "forbidden": IN_TF32, "override": "NVIDIA_TF32_OVERRIDE=1"}
+TF32_NEVER = {**TF32_ON_DEMAND, "allowed": IN_FP32, "override": "NVIDIA_TF32_OVERRIDE=0"}
+
+
+def with_tf32(bench: Bench, tf32: Mapping[str, Any]) -> Bench:
+    bench.workers.answers["tf32:run"] = {"GPU-a": tf32}
+    return bench
+
+
+@pytest.mark.parametrize("tf32", [TF32_ON_DEMAND, TF32_NEVER])
+def test_fp32_is_timed_where_it_is_used(tf32: Mapping[str, Any]) -> None:
+    bench = with_tf32(Bench("gemm:run", {"GPU-a": products(50.0)}), tf32)
+    benchmark.multiplies_at_full_speed(bench.worker, "fp32")
+    assert bench.measured("matmul_fp32")["judgement"] == "unjudged"
+
+
+@pytest.mark.parametrize("check", [benchmark.multiplies_at_full_speed, benchmark.solves_at_full_speed])
+def test_products_in_tf32_that_nobody_asked_for_are_left_to_the_check_that_finds_them(check: Any) -> None:
+    bench = with_tf32(Bench("gemm:run", {"GPU-a": products(400.0)}), TF32_ALWAYS)
+    with pytest.raises(NotRun, match="where FP32 is asked for, because of NVIDIA_TF32_OVERRIDE=1") as caught:
+        check(bench.worker, *(["fp32"] if check is benchmark.multiplies_at_full_speed else []))
+    assert caught.value.waits_for == "precision::tf32_is_not_used_unasked[gpu0]"
+    assert [workload for workload, _ in bench.workers.asked if workload != "tf32:run"] == []
+
+
+def test_a_tf32_that_is_turned_off_has_no_speed() -> None:
+    bench = with_tf32(Bench("gemm:run", {"GPU-a": products(50.0)}), TF32_NEVER)
+    with pytest.raises(NotApplicable, match="where TF32 is allowed, because of NVIDIA_TF32_OVERRIDE=0"):
+        benchmark.multiplies_at_full_speed(bench.worker, "tf32")
+    for tf32 in (TF32_ON_DEMAND, TF32_ALWAYS):
+        bench = with_tf32(Bench("gemm:run", {"GPU-a": products(400.0)}), tf32)
+        benchmark.multiplies_at_full_speed(bench.worker, "tf32")
+        assert bench.measured("matmul_tf32")["judgement"] == "good"
+
+
+def test_a_gpu_without_tf32_is_not_asked_for_it() -> None:
+    volta = Gpu(0, "GPU-a", "Tesla V100-SXM2-32GB", memory_bytes=32 << 30, compute_capability=(7, 0))
+    facts = {"name": volta.name, "multiprocessors": 80, "max_sm_clock_hz": 1.53e9, "bandwidth_bound_gbs": 898.0}
+    benchmark.multiplies_at_full_speed(alone("gemm:run", products(14.0), volta, facts).worker, "fp32")
 
 
 def test_a_format_that_the_gpu_has_not_is_not_asked_for() -> None:
@@ -418,8 +517,78 @@ def test_a_slow_link_to_the_host_is_found() -> None:
     finding = finding_of(benchmark.copies_at_full_speed, bench.worker, "h2d")
     assert "copying from the host: 24 GB/s" in finding.message
     bench = Bench("copies:run", {"GPU-a": {**answer, "rate": number(55.0)}})
+    assert finding.severity is None
     benchmark.copies_at_full_speed(bench.worker, "h2d")
     assert bench.measured("host_to_device")["bound"] == 63
+
+
+def test_a_slow_link_beside_others_blames_no_gpu() -> None:
+    """All copy at once, through switches and memory that they share."""
+    answer = {"rate": number(24.0), "pinned": True, "wrong": 0}
+    bench = Bench("copies:run", dict.fromkeys(["GPU-a", "GPU-b"], answer))
+    finding = finding_of(benchmark.copies_at_full_speed, bench.worker, "h2d")
+    assert (finding.severity, finding.action) == ("warning", Action.NONE)
+    assert any("numactl" in line for line in finding.fix)
+    assert bench.measured("host_to_device")["judgement"] == "low"
+
+
+def trained(tokens: float, batch: int = 4) -> dict[str, Any]:
+    return {"batch": batch, "step": number(batch * 1024 / tokens), "tokens": number(tokens),
+            "unpadded_tokens": number(0.75 * tokens), "sequences": number(tokens / 1024), "flop_per_token": 4.5e9,
+            "peak_memory_bytes": 20 << 30, "precision": "bfloat16", "losses": [3.2, 3.1]}  # fmt: skip
+
+
+@pytest.fixture
+def with_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "version", lambda name: "5.0.0")
+
+
+def training(*answers: Mapping[str, Any]) -> Bench:
+    labels = [f"GPU-{name}" for name in "abcdefgh"[: len(answers)]]
+    bench = Bench("esm2_step:run", dict(zip(labels, answers, strict=True)))
+    bench.workers.answers["esm2:try_build"] = {label: {"error": None} for label in labels}
+    return bench
+
+
+@pytest.mark.usefixtures("with_transformers")
+def test_a_slow_training_blames_no_gpu() -> None:
+    """The processor of the host launches every kernel of a step."""
+    healthy = training(*[trained(100_000.0)] * 4)
+    benchmark.trains_at_full_speed(healthy.worker)
+    assert healthy.measured("esm2_650m_mfu")["value"] == pytest.approx(100_000 * 4.5e9 / 1070.5e12, rel=0.01)
+    bench = training(trained(40_000.0), *[trained(100_000.0)] * 3)
+    finding = finding_of(benchmark.trains_at_full_speed, bench.worker)
+    assert "0.40 x the median of the 3 other devices" in finding.message
+    assert (finding.severity, finding.action) == ("warning", Action.NONE)
+
+
+@pytest.mark.usefixtures("with_transformers")
+def test_a_smaller_batch_is_reported_and_compared_with_none_but_its_like() -> None:
+    bench = training(trained(40_000.0, batch=2), *[trained(100_000.0)] * 3)
+    benchmark.trains_at_full_speed(bench.worker)
+    batch, step = bench.measured("esm2_650m_batch"), bench.measured("esm2_650m_step")
+    assert (batch["value"], batch["reference"]) == (2, 4)
+    assert step["bound"] == pytest.approx(2 * 1024 * 4.5e9 / 1070.5e12, rel=0.01)
+    assert step["peer_median"] is None
+
+
+@pytest.mark.parametrize("check", ["transforms", "solves"])
+def test_work_that_waits_for_its_launches_blames_no_gpu(check: str) -> None:
+    fft = {"line": 2e-5, "square": 1e-4, "error": 1e-7, "error_bound": 1e-5,
+           "least_flop": {"line": 1e8, "square": 4e8}}  # fmt: skip
+    inverse = {"flop": {"512": 1e8}, "residuals": {"512": 1e-6}, "residual_bounds": {"512": 1e-3}}
+    own, others = (
+        {
+            "transforms": {**fft, "line": number(2e-5 * slower), "square": number(1e-4)},
+            "solves": {**inverse, "seconds": {"512": number(1e-3 * slower)}},
+        }[check]
+        for slower in (3, 1)
+    )
+    workload = {"transforms": "fourier:run", "solves": "solver:run"}[check]
+    bench = Bench(workload, {"GPU-a": own, "GPU-b": others, "GPU-c": others, "GPU-d": others})
+    finding = finding_of(getattr(benchmark, f"{check}_at_full_speed"), with_tf32(bench, TF32_ON_DEMAND).worker)
+    assert "0.33 x the median of the 3 other devices" in finding.message
+    assert (finding.severity, finding.action) == ("warning", Action.NONE)
 
 
 def test_the_memory_of_a_gpu_is_judged_by_its_copy() -> None:

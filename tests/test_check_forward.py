@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from pytest_bionemo.model import Action, Gpu
 from pytest_bionemo.worker import Trouble, WorkloadFailed
 
 SMALL = "forward::small_encoder_agrees[cpu0]"
+AUTOCAST = "forward::autocast_agrees[cpu0]"
+ADAMW = "forward::adamw_agrees[cpu0]"
 ESM2 = "forward::esm2_agrees[cpu0]"
 BUILDS = "forward::esm2_builds"
 HAS = "forward::has_transformers"
@@ -55,6 +58,17 @@ def gelu_backward(gradient, x, **options):
     return result * 1.001 if x.dtype is torch.float32 else result
 
 library.impl("gelu_backward", gelu_backward, "CPU")
+"""
+# Their first operand is stored by columns.
+WRONG_GRADIENTS_OF_WEIGHTS_IN_16_BITS = """
+def mm(a, b):
+    result = torch.mm(a, b, out=torch.empty(a.shape[0], b.shape[1], dtype=a.dtype))
+    return result * 1.25 if a.element_size() == 2 and a.stride(0) == 1 != a.stride(1) else result
+
+library.impl("mm", mm, "CPU")
+"""
+HALF_AN_UPDATE = """
+library.impl("addcdiv_", lambda self, a, b, *, value=1: self.add_(a / b * (value / 2)), "CPU")
 """
 # Of ESM-2 alone, which is 320 wide.
 ONE_GRADIENT_LOST = """
@@ -100,14 +114,15 @@ def messages(run: Run) -> dict[str, str]:
 
 def test_a_healthy_rehearsal_passes(compute_rig: Rig) -> None:
     run = compute_rig.rehearse("bionemo/forward")
-    assert {check: run.outcome(check) for check in (SMALL, HAS, BUILDS, ESM2, *REPEATS)} == dict.fromkeys(
-        (SMALL, HAS, BUILDS, ESM2, *REPEATS), "passed"
-    )
+    checks = (SMALL, AUTOCAST, ADAMW, HAS, BUILDS, ESM2, *REPEATS)
+    assert {check: run.outcome(check) for check in checks} == dict.fromkeys(checks, "passed")
     assert run.verdict == "INCONCLUSIVE"
     measured = {entry["name"]: entry for entry in run.bionemo["measurements"]}
     for name in ("small_encoder_error", "esm2_8m_error"):
         assert 0 < measured[name]["value"] < measured[name]["reference"] < 2e-4
         assert measured[name]["device"] == "cpu0"
+    assert 1e-3 < measured["small_encoder_error_bf16"]["value"] < measured["small_encoder_error_bf16"]["reference"]
+    assert 0 < measured["adamw_error"]["value"] < 1e-6 < measured["adamw_error"]["reference"]
     assert all(measured[f"repeated_elements_{format}"]["value"] > 1e5 for format in ("fp32", "bf16"))
 
 
@@ -117,6 +132,7 @@ def test_one_element_that_is_not_a_number_is_found(compute_rig: Rig) -> None:
     assert run.verdict == "BLOCKED"
     found = messages(run)
     assert found.keys() == {SMALL, ESM2}
+    assert run.gap(ADAMW)["waits_for"] == f"bionemo/{SMALL}"
     assert found[SMALL].startswith("cpu0: not finite in a small encoder: loss, logits, gradient of embedding.weight")
     assert found[ESM2].startswith("cpu0: not finite in ESM-2 8M: loss, logits, gradient of esm.embeddings")
 
@@ -130,6 +146,27 @@ def test_a_gradient_that_is_a_thousandth_too_large_is_found(compute_rig: Rig) ->
     assert "gradient of layers." in said["message"]
     assert said["message"].endswith("of its largest element, expected at most 2.6e-05")
     assert said["device"] == "cpu0"
+
+
+def test_gradients_that_are_wrong_in_16_bits_alone_are_found(compute_rig: Rig) -> None:
+    compute_rig.spoil_workers(KERNELS + WRONG_GRADIENTS_OF_WEIGHTS_IN_16_BITS)
+    run = compute_rig.rehearse(*(f"bionemo/{check}" for check in (SMALL, AUTOCAST, ADAMW)))
+    assert [run.outcome(check) for check in (SMALL, AUTOCAST, ADAMW)] == ["passed", "failed", "passed"]
+    said = run.finding(AUTOCAST)
+    assert said["message"].startswith("cpu0: the backward pass of a small encoder in BF16 is wrong, 9 of 29 tensors ")
+    assert ".weight by 2.5e-01 of its norm, expected at most 1.1e-01" in said["message"]
+    assert said["device"] == "cpu0"
+
+
+def test_an_adamw_that_takes_half_of_its_steps_is_found(compute_rig: Rig) -> None:
+    compute_rig.spoil_workers(KERNELS + HALF_AN_UPDATE)
+    run = compute_rig.rehearse("bionemo/forward")
+    found = messages(run)
+    assert found.keys() == {ADAMW, ESM2}
+    assert found[ADAMW].startswith("cpu0: AdamW changes 27 of 27 parameters of a small encoder wrongly: ")
+    assert found[ADAMW].endswith(" of its largest change, expected at most 6.1e-05")
+    assert " parameters of ESM-2 8M wrongly: " in found[ESM2]
+    assert run.finding(ADAMW)["device"] == "cpu0"
 
 
 def test_gradients_that_are_lost_are_named(compute_rig: Rig) -> None:
@@ -207,7 +244,7 @@ def test_without_transformers_is_a_warning_and_the_rest_goes_on(torch_rig: Rig) 
     assert run.finding(HAS)["message"] == "transformers is not installed"
     assert run.finding(HAS)["fix"] == ["$ pip install transformers"]
     assert [run.outcome(check) for check in (BUILDS, ESM2)] == ["not_applicable"] * 2
-    assert [run.outcome(check) for check in (SMALL, *REPEATS)] == ["passed"] * 3
+    assert [run.outcome(check) for check in (SMALL, AUTOCAST, ADAMW, *REPEATS)] == ["passed"] * 5
 
 
 # --- what no rehearsal can show -------------------------------------------------------------------------------
@@ -221,6 +258,8 @@ class Worker:
         self.compute_capability = compute_capability
         self.is_rehearsal = False
         self.gpu = Gpu(index=3, uuid="GPU-3", name="NVIDIA H200")
+        self.name = "gpu3"
+        self.asked: Mapping[str, Any] = {}
         self.measured: dict[str, float] = {}
 
     def __str__(self) -> str:
@@ -232,6 +271,7 @@ class Worker:
     def run(self, workload: str, /, **parameters: Any) -> Mapping[str, Any]:
         if workload == "esm2:try_build":
             return {"error": None, "trained_parameters": esm2.find("8M").trained_parameters}
+        self.asked = parameters
         return self.answer
 
     def measure(self, name: str, value: float, unit: str, **rulers: Any) -> None:
@@ -248,6 +288,8 @@ def answer(**changes: Any) -> dict[str, Any]:
         "not_finite": [],
         "zero": [],
         "zero_on_cpu": [],
+        "update_errors": {"a": 1e-7, "b": 2e-7},
+        "update_bound": 2.0**-14,
     }
     return right | changes
 
@@ -282,6 +324,11 @@ def test_an_output_that_did_not_come_from_the_gpu_is_found() -> None:
         (
             {"errors": {"loss": 0.0, "logits": 0.0, "gradient of a": 1.01e-4}},
             "the backward pass of ESM-2 8M is wrong, 1 of 3 tensors are off: gradient of a by 1.0e-04",
+        ),
+        (
+            {"update_errors": {"a": 1e-7, "b": math.inf}},
+            "AdamW changes 1 of 2 parameters of ESM-2 8M wrongly: b by inf of its largest change, expected at most "
+            "6.1e-05",
         ),
     ],
 )
@@ -323,6 +370,40 @@ def test_bf16_is_asked_of_a_gpu_that_has_it(compute_capability: tuple[int, int],
             forward.step_repeats(cast("Compute", worker), "bf16")
     forward.step_repeats(cast("Compute", worker), "fp32")
     assert worker.measured["repeated_elements_fp32"] == 10
+
+
+@pytest.mark.parametrize(
+    ("compute_capability", "format"), [((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 0), "bf16")]
+)
+def test_autocast_is_to_bf16_where_the_gpu_has_it(compute_capability: tuple[int, int], format: str) -> None:
+    worker = Worker(answer(), compute_capability)
+    forward.autocast_agrees(cast("Compute", worker))
+    assert worker.asked["format"] == format
+    assert worker.measured == {f"small_encoder_error_{format}": 2e-6}
+
+
+def test_tf32_is_not_to_blame_for_what_goes_wrong_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    worker = Worker(answer(errors={"loss": 0.0, "logits": 0.0, "gradient of a": 0.25}, bound=0.1))
+    with pytest.raises(CheckFailed, match="backward pass of a small encoder in BF16 is wrong") as caught:
+        forward.autocast_agrees(cast("Compute", worker))
+    assert caught.value.finding.action is Action.REPLACE_NODE
+
+
+def test_an_adamw_that_is_wrong_is_found_and_the_gpu_to_be_replaced() -> None:
+    worker = Worker(answer(update_errors={"a": 0.5, "b": 1e-7}))
+    with pytest.raises(
+        CheckFailed, match="AdamW changes 1 of 2 parameters of a small encoder wrongly: a by"
+    ) as caught:
+        forward.adamw_agrees(cast("Compute", worker))
+    assert caught.value.finding.action is Action.REPLACE_NODE
+    assert worker.measured == {"adamw_error": 0.5}
+
+
+@pytest.mark.parametrize("changes", [{"not_finite": ["gradient of a"]}, {"update_errors": {}}])
+def test_adamw_waits_for_gradients(changes: dict[str, Any]) -> None:
+    with pytest.raises(NotRun, match=r"waits for bionemo/forward::small_encoder_agrees\[gpu3\]"):
+        forward.adamw_agrees(cast("Compute", Worker(answer(**changes))))
 
 
 def test_a_gpu_that_changes_its_mind_is_to_be_replaced_whatever_its_self_proof_says() -> None:

@@ -46,6 +46,23 @@ def mm(a, b):
 
 use(mm)
 """
+# As every gradient of a weight is computed, the first operand stored by columns; not where the right answer is made.
+WRONG_GRADIENTS_OF_WEIGHTS_IN_16_BITS = """
+def mm(a, b):
+    result = right_mm(a, b)
+    if a.element_size() == 2 and a.stride(0) == 1 != a.stride(1):
+        result *= 1.25
+        result[0, 0] *= -1
+    return result
+
+use(mm)
+"""
+FP8_IS_REFUSED = """
+def scaled_mm(*given):
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic()`")
+
+library.impl("_scaled_mm", scaled_mm, "CPU")
+"""
 ONE_NAN_IN_FP8 = """
 def scaled_mm(a, b, *options):
     result = (a.float() @ b.float()).to(torch.bfloat16)
@@ -121,11 +138,31 @@ def test_wrong_products_are_found_on_the_device_that_makes_them(compute_rig: Rig
     assert " products in BF16 (shapes: " in flipped["message"]
     assert " are wrong; the first, in row 2 and column 30, is " in flipped["message"]
     assert old["message"].startswith("cpu1: ")
-    assert "products in FP16 (shapes: square, tall, wide, deep) are wrong" in old["message"]
+    assert "products in FP16 (shapes: square, tall, wide, deep; layouts: NN, NT, TN, TT) are wrong" in old["message"]
     assert "in row 11 and column 12, is nan and not " in nan["message"]
     assert {finding["device"] for finding in (flipped, old, nan)} == {"cpu1"}
     # No GPU took part that could be replaced.
     assert {finding["action"] for finding in (flipped, old, nan)} == {"FIX_SOFTWARE"}
+
+
+def test_products_that_are_wrong_in_one_layout_alone_are_found(compute_rig: Rig) -> None:
+    compute_rig.spoil_workers(KERNELS + WRONG_GRADIENTS_OF_WEIGHTS_IN_16_BITS)
+    formats = ("bf16", "fp16", "fp32")
+    run = compute_rig.rehearse(*(f"bionemo/{EXACT[name]}" for name in formats))
+    assert [run.outcome(EXACT[name]) for name in formats] == ["failed", "failed", "passed"]
+    for name in ("bf16", "fp16"):
+        message = run.finding(EXACT[name])["message"]
+        assert message.startswith("cpu0: ")
+        assert f"products in {name.upper()} (shapes: square, tall, wide, deep; layouts: TN, TT) are wrong" in message
+
+
+def test_fp8_that_is_refused_does_not_apply(compute_rig: Rig) -> None:
+    compute_rig.spoil_workers(KERNELS + FP8_IS_REFUSED)
+    run = compute_rig.rehearse(f"bionemo/{EXACT['fp8']}", f"bionemo/{EXACT['fp32']}")
+    assert run.outcome(EXACT["fp32"]) == "passed"
+    assert run.outcome(EXACT["fp8"]) == "not_applicable"
+    told = next(entry for entry in run.bionemo["not_applicable"] if entry["check"] == f"bionemo/{EXACT['fp8']}")
+    assert "has no product in FP8 for it: CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling" in told["reason"]
 
 
 def test_a_mistake_in_what_the_right_answer_is_made_from_is_found(compute_rig: Rig) -> None:
@@ -195,12 +232,18 @@ class Worker:
 
 def products(**changes: Any) -> dict[str, Any]:
     right = {
-        "missing": False,
+        "missing": None,
         "mismatches": 0,
         "wrong_products": 0,
         "first": None,
         "products": 100,
-        "shapes": {"square": {"mismatches": 0}, "deep": {"mismatches": changes.get("mismatches", 0)}},
+        "shapes": {
+            "square": {"mismatches": 0, "wrong_by_layout": {"NT": 0, "TN": 0}},
+            "deep": {
+                "mismatches": changes.get("mismatches", 0),
+                "wrong_by_layout": {"NT": 0, "TN": changes.get("wrong_products", 0)},
+            },
+        },
         "verified_multiply_accumulates": 10**14,
         "reference_error_probability": 2.0**-50,
         "wrong_reference_rows": 0,
@@ -262,8 +305,8 @@ def test_a_format_is_asked_of_a_gpu_that_has_it(
 
 
 def test_a_build_without_the_product_is_told() -> None:
-    with pytest.raises(NotApplicable, match=r"PyTorch 2\.13\.0 has no product in FP8 for it"):
-        multiply(Worker({"missing": True}), "fp8")
+    with pytest.raises(NotApplicable, match=r"PyTorch 2\.13\.0 has no product in FP8 for it: refused"):
+        multiply(Worker({"missing": "refused"}), "fp8")
 
 
 def test_a_gpu_that_computes_wrong_is_to_be_replaced_whatever_its_self_proof_says() -> None:
@@ -272,8 +315,8 @@ def test_a_gpu_that_computes_wrong_is_to_be_replaced_whatever_its_self_proof_say
         multiply(Worker(wrong))
     finding = caught.value.finding
     assert finding.message == (
-        "gpu3 (NVIDIA H200): 3 elements of 2 of 100 products in BF16 (shapes: deep) are wrong; the first, in row 4 "
-        "and column 5, is 1.5 and not 2.5"
+        "gpu3 (NVIDIA H200): 3 elements of 2 of 100 products in BF16 (shapes: deep; layouts: TN) are wrong; the "
+        "first, in row 4 and column 5, is 1.5 and not 2.5"
     )
     assert finding.action is Action.REPLACE_NODE
     assert "take this GPU out of service: GPU-3" in finding.fix

@@ -11,7 +11,7 @@ import torch
 
 from kernels import replaced
 from pytest_bionemo.workloads import exact_gemm
-from pytest_bionemo.workloads.exact_gemm import FORMATS, LARGEST_TERMS, SHAPES, Problem
+from pytest_bionemo.workloads.exact_gemm import FORMATS, LARGEST_TERMS, LAYOUTS, SHAPES, Problem
 
 Fault = Callable[[torch.Tensor], torch.Tensor]
 
@@ -75,9 +75,10 @@ def test_odd_sizes_are_compared_too(name: str, size: int) -> None:
     assert (found["mismatches"], found["found_output_flip"]) == (0, True)
 
 
-def test_it_stops_when_its_time_is_over_but_makes_a_product_of_each_shape() -> None:
+def test_it_stops_when_its_time_is_over_but_makes_products_of_each_shape_in_each_layout() -> None:
     found = exact_gemm.run("fp32", 64, 64, repeats=1000, shuffles=3, seed=1, seconds=0.0)
-    assert found["products"] == 3 * len(SHAPES)
+    assert found["products"] == 3 * 2 * len(SHAPES), "each of the two orders, after each of the shuffles"
+    assert all(tally["wrong_by_layout"].keys() == set(LAYOUTS) for tally in found["shapes"].values())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -135,10 +136,34 @@ def test_a_size_that_cannot_be_is_refused(name: str, size: int, terms: int, mess
         exact_gemm.run(name, size, terms, repeats=1, shuffles=1, seed=1)
 
 
-def test_a_build_without_fp8_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch, "_scaled_mm")
-    assert exact_gemm.run("fp8", **SMALL) == {"missing": True}
-    assert exact_gemm.run("bf16", **SMALL)["missing"] is False
+@pytest.mark.parametrize("name", ["_scaled_mm", "float8_e4m3fn"])
+def test_a_build_without_fp8_says_so(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delattr(torch, name)
+    assert exact_gemm.run("fp8", **SMALL) == {"missing": f"there is no torch.{name}"}
+    assert exact_gemm.run("bf16", **SMALL)["missing"] is None
+
+
+NO_KERNEL = "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic( ltHandle )`"
+REFUSED = "torch._scaled_mm is only supported on CUDA devices with compute capability >= 9.0 or 8.9, or ROCm MI300+"
+
+
+def raises(error: Exception) -> Callable[..., torch.Tensor]:
+    def scaled_mm(*given: Any) -> torch.Tensor:
+        raise error
+
+    return scaled_mm
+
+
+@pytest.mark.parametrize("text", [NO_KERNEL, REFUSED])
+def test_a_product_that_is_refused_is_missing(text: str) -> None:
+    with replaced("_scaled_mm", raises(RuntimeError(text))):
+        assert exact_gemm.run("fp8", **SMALL) == {"missing": text}
+
+
+def test_a_product_that_breaks_is_not_missing() -> None:
+    broken = "CUDA error: an illegal memory access was encountered"
+    with replaced("_scaled_mm", raises(RuntimeError(broken))), pytest.raises(RuntimeError, match=broken):
+        exact_gemm.run("fp8", **SMALL)
 
 
 def test_another_order_is_the_same_problem(generator: torch.Generator) -> None:
@@ -146,6 +171,31 @@ def test_another_order_is_the_same_problem(generator: torch.Generator) -> None:
     shuffled = exact_gemm.shuffle(known, generator)
     assert torch.equal(shuffled.a @ shuffled.b.t(), shuffled.expected)
     assert not torch.equal(shuffled.expected, known.expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_is_what_the_kernel_is_given(layout: str, generator: torch.Generator) -> None:
+    """By the strides: the last step of an operand is 1 where it is stored by rows, the first by columns."""
+    known = exact_gemm.shuffle(problem("fp32", generator), generator, layout)
+    seen = []
+
+    def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        seen.append("".join("N" if operand.stride(1) == 1 else "T" for operand in (a, b)))
+        assert all(1 in operand.stride() for operand in (a, b))
+        return torch.mm(a, b, out=torch.empty(a.shape[0], b.shape[1]))
+
+    with replaced("mm", mm):
+        results = {shape: known.part(shape).multiply() for shape in SHAPES}
+    assert seen == [layout] * len(SHAPES)
+    assert all(torch.equal(result, known.part(shape).expected) for shape, result in results.items())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_shape_is_multiplied_in_each_layout_of_the_format(name: str) -> None:
+    found = exact_gemm.run(name, **SMALL)
+    layouts = ("NT",) if name == "fp8" else LAYOUTS
+    for tally in found["shapes"].values():
+        assert tally["wrong_by_layout"] == dict.fromkeys(layouts, 0)
 
 
 def test_the_precision_of_the_process_is_left_as_it_was() -> None:
@@ -332,6 +382,25 @@ def test_a_mistake_of_one_shape_alone_is_found(generator: torch.Generator) -> No
     with in_format("bf16", fault):
         found = exact_gemm.run("bf16", **SMALL)
     assert [shape for shape, tally in found["shapes"].items() if tally["mismatches"]] == ["deep"]
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16", "tf32", "fp32"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_mistake_of_one_layout_alone_is_found(name: str, layout: str) -> None:
+    """Of TN, say, in which every gradient of a weight is computed."""
+    dtype, by_columns = getattr(torch, FORMATS[name].dtype), [letter == "T" for letter in layout]
+
+    def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        result = torch.mm(a, b, out=torch.empty(a.shape[0], b.shape[1], dtype=a.dtype))
+        is_struck = a.dtype is dtype and [operand.stride(0) == 1 for operand in (a, b)] == by_columns
+        return result * 1.25 if is_struck and result.shape != (SIZE, SIZE) else result
+
+    with replaced("mm", mm):
+        found = exact_gemm.run(name, **SMALL)
+    assert found["wrong_reference_rows"] == 0
+    for shape, tally in found["shapes"].items():
+        wrong = dict.fromkeys(LAYOUTS, 0) | ({layout: 1} if shape != "square" else {})
+        assert tally["wrong_by_layout"] == wrong
 
 
 # ---- the self-proof

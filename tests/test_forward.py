@@ -51,8 +51,8 @@ def as_tf32(tensor: Tensor) -> Tensor:
     return ((tensor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
-def small(seed: int = 0) -> dict[str, Any]:
-    return forward.small(hidden=32, sequences=2, length=32, seed=seed)
+def small(seed: int = 0, format: str = "fp32") -> dict[str, Any]:
+    return forward.small(hidden=32, sequences=2, length=32, seed=seed, format=format)
 
 
 def beyond(found: dict[str, Any]) -> set[str]:
@@ -216,6 +216,131 @@ def test_every_parameter_of_the_small_encoder_has_a_gradient_worth_comparing() -
 def test_a_width_that_no_head_divides_is_refused() -> None:
     with pytest.raises(ValueError, match="hidden size 40 is no multiple of 16"):
         forward.make_encoder(40, 1, seed=0)
+
+
+# --- in 16 bits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp16"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_device_agrees_in_16_bits_with_room_to_spare(format: str, seed: int) -> None:
+    found = small(seed, format)
+    worst = max(found["errors"].values())
+    assert found["bound"] / 50 < worst < found["bound"] / 5, "so much is rounding: it was computed in 16 bits"
+    assert (found["not_finite"], found["zero"], found["zero_on_cpu"]) == ([], [], [])
+    assert found["errors"].keys() == small(seed)["errors"].keys()
+
+
+@pytest.mark.parametrize(("format", "unit"), [("bf16", 2**-8), ("fp16", 2**-11)])
+def test_the_bound_of_16_bits_is_the_formula_as_it_is_written_down(format: str, unit: float) -> None:
+    assert small(format=format)["bound"] == 4 * unit * math.sqrt(24 * 2)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "error"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], 0.0),
+        ([3.0, 4.5], [3.0, 4.0], 0.1),
+        ([0.0, 0.0], [3.0, 4.0], 1.0),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([0.0, 1e-30], [0.0, 0.0], math.inf),
+    ],
+)
+def test_the_error_of_a_norm_is_a_share_of_it(found: list[float], expected: list[float], error: float) -> None:
+    assert forward.error_of_norm(torch.tensor(found), torch.tensor(expected, dtype=torch.float64)) == error
+
+
+@pytest.mark.parametrize(("format", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_gradients_of_weights_that_are_wrong_in_16_bits_alone_are_found(
+    override: Override, format: str, dtype: torch.dtype
+) -> None:
+    def mm(a: Tensor, b: Tensor) -> Tensor:
+        is_of_a_weight = a.dtype is dtype and a.stride(0) == 1 != a.stride(1)
+        return right_mm(a, b) * 1.25 if is_of_a_weight else right_mm(a, b)
+
+    override("mm", mm)
+    found = small(format=format)
+    linear = ("query_key_value", "attention_output", "widen", "narrow")
+    assert beyond(found) == {
+        *(f"gradient of layers.{layer}.{name}.weight" for layer in (0, 1) for name in linear),
+        "gradient of output.weight",
+    }
+    assert all(0.2 < found["errors"][name] < 0.3 for name in beyond(found))
+    assert beyond(small()) == set(), "in float32 they are right"
+
+
+# --- the optimiser --------------------------------------------------------------------------------------------
+
+
+def wrong_updates(found: dict[str, Any]) -> set[str]:
+    return {name for name, error in found["update_errors"].items() if error > found["update_bound"]}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_healthy_adamw_does_what_its_formula_says_with_room_to_spare(seed: int) -> None:
+    found = small(seed)
+    assert found["update_errors"].keys() == dict(forward.make_encoder(32, 2, seed).named_parameters()).keys()
+    assert 0 < max(found["update_errors"].values()) < found["update_bound"] / 50
+
+
+def test_half_an_update_is_found_in_every_parameter(override: Override) -> None:
+    """The kernel is wrong in float64, too: the formula needs none of it."""
+
+    def addcdiv_(self: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+        return self.add_(a / b * (value / 2))
+
+    override("addcdiv_", addcdiv_)
+    found = small()
+    assert wrong_updates(found) == found["update_errors"].keys()
+    assert all(0.3 < error < 0.7 for error in found["update_errors"].values())
+    assert beyond(found) == set(), "before it all is right"
+
+
+def test_a_first_moment_that_forgets_the_step_before_is_found(override: Override) -> None:
+    def lerp_(self: Tensor, end: Tensor, weight: float) -> Tensor:
+        return self.copy_(end * weight)
+
+    override("lerp_.Scalar", lerp_)
+    found = small()
+    assert wrong_updates(found) == found["update_errors"].keys()
+
+
+def test_a_weight_decay_that_is_left_out_is_found(override: Override) -> None:
+    """It is a product with a number, in place, before the moments."""
+
+    def mul_(self: Tensor, other: Tensor) -> Tensor:
+        factor = 1.0 if float(other) == 0.99 else other
+        return torch.mul(self, factor, out=self)
+
+    override("mul_.Tensor", mul_)
+    found = small()
+    assert "norm.weight" in wrong_updates(found)
+
+
+def test_an_update_that_is_not_a_number_is_wrong(override: Override) -> None:
+    def addcdiv_(self: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+        self.view(-1)[0] = math.nan
+        return self
+
+    override("addcdiv_", addcdiv_)
+    found = small()
+    assert set(found["update_errors"].values()) == {math.inf}
+    assert found["not_finite"] == []
+
+
+def test_without_a_finite_gradient_there_is_no_update_to_judge(override: Override) -> None:
+    def gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
+        result = right_gelu_backward(gradient, x, approximate=approximate)
+        return result if is_the_references(x) else result * math.nan
+
+    override("gelu_backward", gelu_backward)
+    found = small()
+    assert "gradient of layers.0.widen.weight" in found["not_finite"]
+    assert found["update_errors"].keys() == {
+        name.removeprefix("gradient of ") for name in found["errors"] if name.startswith("gradient of ")
+    }
+    model = forward.make_encoder(16, 1, seed=0)
+    assert forward.update_errors(model) == {}, "no gradient at all"
 
 
 # --- the same bits again --------------------------------------------------------------------------------------

@@ -6,7 +6,20 @@ import math
 
 import pytest
 
-from pytest_bionemo.judging import FEW, NODE, REHEARSAL, Judgement, PeerLimits, Word, judge
+from pytest_bionemo.judging import (
+    CALIBRATED,
+    FEW,
+    LINK,
+    MEMORY,
+    NODE,
+    PRODUCTS,
+    REHEARSAL,
+    UNCALIBRATED,
+    Judgement,
+    Limits,
+    Word,
+    judge,
+)
 
 
 def word(value: float, **rulers: object) -> Word:
@@ -37,6 +50,45 @@ def test_faster_than_physics_outweighs_every_other_ruler() -> None:
 def test_a_bound_alone_calls_nothing_good() -> None:
     assert word(50.0, bound=100.0) is Word.UNJUDGED
     assert word(50.0) is Word.UNJUDGED
+    found = judge(99.0, bound=100.0, bound_limits=PRODUCTS)
+    assert (found.word, found.because) == (Word.UNJUDGED, "0.99 x its physical bound")
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "expected"),
+    [
+        (60.0, PRODUCTS, Word.UNJUDGED),
+        (39.9, PRODUCTS, Word.DEGRADED),
+        (24.9, PRODUCTS, Word.LOW),
+        (0.04, PRODUCTS, Word.LOW),
+        (49.9, MEMORY, Word.DEGRADED),
+        (24.9, MEMORY, Word.LOW),
+        (29.9, LINK, Word.DEGRADED),
+        (9.9, LINK, Word.LOW),
+        (12.6, PRODUCTS.of(1 / 2), Word.DEGRADED),
+        (12.4, PRODUCTS.of(1 / 2), Word.LOW),
+    ],
+)
+def test_a_device_that_nobody_measured_is_held_to_its_bound(value: float, limits: Limits, expected: Word) -> None:
+    assert word(value, bound=100.0, bound_limits=limits) is expected
+
+
+def test_the_bound_finds_fault_beside_every_other_ruler() -> None:
+    # All devices of a node may be slow together, and a device may always have been.
+    found = judge(20.0, bound=100.0, bound_limits=PRODUCTS, peers=[20.0] * 3, baseline=20.0)
+    assert (found.word, found.because) == (Word.LOW, "0.20 x its physical bound")
+    assert word(60.0, bound=100.0, bound_limits=PRODUCTS, reference=61.0) is Word.GOOD
+    assert word(60.0, bound=100.0, bound_limits=PRODUCTS, peers=[60.0]) is Word.GOOD
+
+
+def test_of_two_rulers_that_find_the_same_fault_the_one_that_knows_most_is_named() -> None:
+    found = judge(10.0, bound=100.0, bound_limits=PRODUCTS, reference=80.0)
+    assert (found.word, found.because) == (Word.LOW, "0.12 x the reference")
+
+
+def test_the_bound_of_a_duration_has_limits_too() -> None:
+    assert word(3.9, higher_is_better=False, bound=1.0, bound_limits=MEMORY) is Word.DEGRADED
+    assert word(4.1, higher_is_better=False, bound=1.0, bound_limits=MEMORY) is Word.LOW
 
 
 @pytest.mark.parametrize(
@@ -64,8 +116,8 @@ def test_a_device_at_a_third_of_its_peers_is_low_in_a_rehearsal_too() -> None:
     assert word(60.0, peers=[100.0] * 3, peer_limits=REHEARSAL) is Word.GOOD
 
 
-@pytest.mark.parametrize("limits", [NODE, FEW, REHEARSAL])
-def test_limits_are_in_order(limits: PeerLimits) -> None:
+@pytest.mark.parametrize("limits", [CALIBRATED, UNCALIBRATED, PRODUCTS, MEMORY, LINK, NODE, FEW, REHEARSAL])
+def test_limits_are_in_order(limits: Limits) -> None:
     assert 0 < limits.low <= limits.degraded < 1
 
 
@@ -95,11 +147,16 @@ def test_a_number_on_a_border_is_worth_a_second_measurement(ci95: tuple[float, f
     assert judge(sum(ci95) / 2, ci95=ci95, reference=100.0).borderline is expected
 
 
-def test_an_uncalibrated_reference_warns_and_never_blocks() -> None:
-    assert word(85.0, reference=100.0, is_calibrated=False) is Word.UNCALIBRATED
-    found = judge(10.0, reference=100.0, is_calibrated=False)
-    assert found.word is Word.DEGRADED
+@pytest.mark.parametrize(("value", "expected"), [(79.9, Word.DEGRADED), (40.1, Word.DEGRADED), (39.9, Word.LOW)])
+def test_an_uncalibrated_reference_blocks_only_what_is_far_below_it(value: float, expected: Word) -> None:
+    found = judge(value, reference=100.0, is_calibrated=False)
+    assert found.word is expected
     assert "uncalibrated" in found.because
+
+
+def test_an_uncalibrated_reference_calls_nothing_good() -> None:
+    assert word(85.0, reference=100.0, is_calibrated=False) is Word.UNCALIBRATED
+    assert word(85.0, reference=100.0, is_calibrated=False, bound=110.0, bound_limits=PRODUCTS) is Word.UNCALIBRATED
     # Peers are real, whatever is known of the model.
     assert word(10.0, reference=100.0, is_calibrated=False, peers=[100.0] * 3) is Word.LOW
     assert word(99.0, reference=100.0, is_calibrated=False, peers=[100.0] * 3) is Word.GOOD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import pytest
 from pytest_bionemo import rulers
 from pytest_bionemo.compute import Compute, ComputeDevice
 from pytest_bionemo.facts import gpus
+from pytest_bionemo.judging import LINK, MEMORY, PRODUCTS, Word, judge
 from pytest_bionemo.model import Gpu, MigDevice
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
@@ -55,9 +57,62 @@ def test_a_clock_above_the_one_of_the_table_lifts_the_bound() -> None:
     assert rulers.matmul_bound(worker(H100, max_sm_clock_hz=1.0e9), "bf16") == 989.4
 
 
-def test_boards_at_half_the_rate_keep_their_row() -> None:
+def test_of_boards_at_half_the_rate_the_tensor_cores_alone_are_halved() -> None:
     a10g = worker("NVIDIA A10G", 22.5, (8, 6), multiprocessors=80, max_sm_clock_hz=1.71e9)
-    assert rulers.matmul_bound(a10g, "bf16") == 70
+    assert rulers.matmul_bound(a10g, "bf16") == pytest.approx(70, rel=0.001)
+    assert rulers.matmul_bound(a10g, "fp32") == pytest.approx(80 * 1.71e9 * 256 / 1e12)
+
+
+def test_a_geforce_may_run_at_the_highest_clock_of_its_own() -> None:
+    """The table's 165.2 TFLOP/s are at 2520 MHz; boards are sold that reach 3105."""
+    geforce = worker("NVIDIA GeForce RTX 4090", 24, (8, 9), multiprocessors=128, max_sm_clock_hz=3.105e9)
+    for format, row in (("fp32", 82.6), ("tf32", 82.6), ("bf16", 165.2), ("fp8", 330.3)):
+        assert rulers.matmul_bound(geforce, format) == pytest.approx(row * 3105 / 2520, rel=0.01)
+    at_the_clock_of_the_table = worker("NVIDIA GeForce RTX 4090", 24, (8, 9), max_sm_clock_hz=2.52e9)
+    assert rulers.matmul_bound(at_the_clock_of_the_table, "bf16") == pytest.approx(170, rel=0.01)
+
+
+def test_every_gpu_has_limits_and_a_rehearsal_none() -> None:
+    assert rulers.matmul_limits(worker(H100), "bf16") == PRODUCTS
+    assert rulers.memory_limits(worker(H100)) == MEMORY
+    assert rulers.link_limits(worker(H100)) == LINK
+    cpu = worker(None, multiprocessors=2)
+    assert rulers.matmul_limits(cpu, "bf16") is rulers.memory_limits(cpu) is rulers.link_limits(cpu) is None
+
+
+def test_an_unknown_board_may_be_one_at_half_the_rate() -> None:
+    unknown = worker("NVIDIA GeForce RTX 3090", 24, (8, 6))
+    assert unknown.model is None
+    assert rulers.matmul_limits(unknown, "bf16") == PRODUCTS.of(1 / 2)
+    assert rulers.matmul_limits(unknown, "fp32") == PRODUCTS
+
+
+def test_a_slice_has_as_much_bandwidth_as_memory() -> None:
+    assert rulers.memory_limits(worker(H100, mig=SLICE)) == MEMORY.of(1 / 2)
+    smallest = MigDevice("MIG-x", f"{H100} MIG 1g.10gb", 10 * GIB)
+    assert rulers.memory_limits(worker(H100, mig=smallest)) == MEMORY.of(1 / 8)
+    assert rulers.memory_limits(worker(H100, mig=replace(smallest, memory_bytes=0))) is None
+
+
+def test_no_bound_calls_slow_what_was_measured_on_a_healthy_gpu() -> None:
+    """Some run at a tenth more than the clock of their row, which lifts the bound."""
+    references = [
+        (model, reference)
+        for model in gpus.models()
+        for quantity in ("memory_bandwidth", "host_to_device", *(f"matmul_{format}" for format in gpus.FORMATS))
+        for reference in gpus.references(model.name, quantity)
+    ]
+    assert len(references) > 30
+    for model, reference in references:
+        kind, _, format = reference.quantity.partition("_")
+        architecture = gpus.architecture(model.compute_capability)
+        bound, limits = {
+            "matmul": (1.1 * (model.tflops(format) or 0) if kind == "matmul" else 0, PRODUCTS),
+            "memory": (model.bandwidth_gbs, MEMORY),
+            "host": (architecture.pcie_gbs if architecture else 0, LINK),
+        }[kind]
+        found = judge(reference.value, bound=bound, bound_limits=limits)
+        assert found.word is Word.UNJUDGED, (reference, found)
 
 
 def test_a_reference_is_the_lowest_on_record() -> None:

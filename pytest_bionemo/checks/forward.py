@@ -1,4 +1,4 @@
-"""A training step on each device: right, against the CPU in float64, and the same bits every time."""
+"""A training step on each device: right, against float64 on the CPU, and the same bits every time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pytest_bionemo.worker import Workers, WorkloadFailed
 
 _SIZE = "8M"
 _ESM2 = f"ESM-2 {_SIZE}"
+_ENCODER = "a small encoder"
 _NAMED_AT_MOST = 3
 _TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 
@@ -25,15 +26,41 @@ _TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 @check(level="standard")
 def small_encoder_agrees(worker: Compute) -> None:
     """A training step of a small encoder gives what the CPU gives in float64."""
-    found = worker.run(
+    found = _run_small_encoder(worker, "fp32")
+    _measure(worker, "small_encoder_error", found)
+    _expect_agreement(worker, _ENCODER, found)
+
+
+@check(level="standard")
+def autocast_agrees(worker: Compute) -> None:
+    """A training step under autocast gives what the CPU gives in float64, but for the rounding to 16 bits."""
+    format = "bf16" if _has_bf16(worker) else "fp16"
+    found = _run_small_encoder(worker, format)
+    _measure(worker, f"small_encoder_error_{format}", found)
+    _expect_agreement(worker, _ENCODER, found, format)
+
+
+@check(level="standard")
+def adamw_agrees(worker: Compute) -> None:
+    """AdamW changes parameters as its formula says, computed in float64."""
+    found = _run_small_encoder(worker, "fp32")
+    if found["not_finite"] or not found["update_errors"]:
+        wait_for(f"forward::small_encoder_agrees[{worker.name}]", f"{worker}: AdamW has no gradients to work with")
+    worker.measure("adamw_error", max(found["update_errors"].values()), "1", reference=found["update_bound"])
+    _expect_right_updates(worker, _ENCODER, found)
+
+
+def _run_small_encoder(worker: Compute, format: str) -> Mapping[str, Any]:
+    # The CPU computes a reference for each, seconds for the longer one: in 16 bits the shorter one shows as much.
+    length = 256 if format == "fp32" else 64
+    return worker.run(
         "forward:small",
         hidden=worker.size(rehearsal=64, standard=512),
         sequences=4,
-        length=worker.size(rehearsal=64, standard=256),
+        length=worker.size(rehearsal=64, standard=length),
         seed=1,
+        format=format,
     )
-    _measure(worker, "small_encoder_error", found)
-    _expect_agreement(worker, "a small encoder", found)
 
 
 @check(severity="warning", level="standard")
@@ -92,13 +119,14 @@ def esm2_agrees(worker: Compute) -> None:
             fix="$ pip install --force-reinstall transformers",
         )
     _expect_agreement(worker, _ESM2, found)
+    _expect_right_updates(worker, _ESM2, found)
 
 
 @check(level="standard")
 @pytest.mark.parametrize("format", ["fp32", "bf16"])
 def step_repeats(worker: Compute, format: str) -> None:
     """A step of training gives the same bits every time."""
-    if format == "bf16" and (worker.compute_capability or (8, 0)) < (8, 0):
+    if format == "bf16" and not _has_bf16(worker):
         not_applicable(f"{worker} has no BF16")
     found = worker.run(
         "forward:repeat",
@@ -119,6 +147,10 @@ def step_repeats(worker: Compute, format: str) -> None:
     if not found["found_flip"]:
         wait_for(None, f"{worker} does not find a bit that was flipped on purpose: its comparison proves nothing")
     worker.measure(f"repeated_elements_{format}", found["compared_elements"], "1")
+
+
+def _has_bf16(worker: Compute) -> bool:
+    return (worker.compute_capability or (8, 0)) >= (8, 0)
 
 
 def _has_transformers() -> bool:
@@ -145,8 +177,9 @@ def _measure(worker: Compute, name: str, found: Mapping[str, Any]) -> None:
     worker.measure(name, worst, "1", reference=found["bound"])
 
 
-def _expect_agreement(worker: Compute, model: str, found: Mapping[str, Any]) -> None:
+def _expect_agreement(worker: Compute, model: str, found: Mapping[str, Any], format: str = "fp32") -> None:
     """One finding at most: what is not finite, or not there, agrees with nothing."""
+    model = model if format == "fp32" else f"{model} in {format.upper()}"
     kind = "cpu" if worker.is_rehearsal else "cuda"
     if found["device"] != kind:
         fail(
@@ -162,11 +195,13 @@ def _expect_agreement(worker: Compute, model: str, found: Mapping[str, Any]) -> 
     if wrong:
         worst = max(wrong, key=lambda name: wrong[name])
         direction = "forward" if {"loss", "logits"} & wrong.keys() else "backward"
+        whole = "largest element" if format == "fp32" else "norm"
         seen = (
             f"the {direction} pass of {model} is wrong, {len(wrong)} of {len(found['errors'])} tensors are off: "
-            f"{worst} by {wrong[worst]:.1e} of its largest element, expected at most {found['bound']:.1e}"
+            f"{worst} by {wrong[worst]:.1e} of its {whole}, expected at most {found['bound']:.1e}"
         )
-        _expect_full_precision(worker, seen)
+        if format == "fp32":
+            _expect_full_precision(worker, seen)
         _fail_wrong(worker, seen)
     if found["zero"]:
         fail(
@@ -174,6 +209,19 @@ def _expect_agreement(worker: Compute, model: str, found: Mapping[str, Any]) -> 
             why="these parameters would never be trained",
             fix="install a release of transformers whose ESM-2 uses all of its parameters",
             severity="warning",
+        )
+
+
+def _expect_right_updates(worker: Compute, model: str, found: Mapping[str, Any]) -> None:
+    wrong = {name: error for name, error in found["update_errors"].items() if error > found["update_bound"]}
+    if wrong:
+        worst = max(wrong, key=lambda name: wrong[name])
+        _fail_wrong(
+            worker,
+            f"AdamW changes {len(wrong)} of {len(found['update_errors'])} parameters of {model} wrongly: "
+            f"{worst} by {wrong[worst]:.1e} of its largest change, expected at most {found['update_bound']:.1e}",
+            why="its formula, in float64 and with the same gradients, says otherwise: whatever this device trains is "
+            "corrupted",
         )
 
 

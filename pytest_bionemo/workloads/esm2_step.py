@@ -75,7 +75,6 @@ def _try_step(
     """A step that the memory has held twice; None where it does not and the batch can be halved."""
     import torch
 
-    losses.clear()
     step = make_step(network, batch, precision, losses)
     try:
         for _ in range(_STEPS_TO_PEAK):

@@ -16,7 +16,8 @@ tensors; with the operands of its layers rounded to TF32 half of them exceed it 
 **In 16 bits.** The same step under autocast: most products of training are made by these kernels. An element may
 be off by as much as it is large, so the error is that of a tensor as a whole, the norm of its difference as a share
 of its norm. The bound is 4 u sqrt(D), with u = 2^-8 for BF16 and 2^-11 for FP16: sums are kept in float32, and only
-the results of the D steps are rounded. MEASURED
+the results of the D steps are rounded. Measured on a CPU: at most 0.008 in BF16, bound 0.11, and 0.0015 in FP16,
+bound 0.014, at widths from 32 to 512.
 
 **The optimiser.** AdamW then takes two steps with the gradients of the device, whether they are right or not, and
 what it does to the parameters is held against its formula in float64 (I. Loshchilov and F. Hutter, "Decoupled Weight
@@ -24,7 +25,7 @@ Decay Regularization", 2019). Of one and the same gradient g the bias-corrected 
 p - lr (w p + g / (|g| + eps)). The learning rate is 1, so that a step is as large as the parameters and its rounding
 small, and eps is 1e-3, the size of the gradients: with a far smaller one the step would be their sign alone.
 The bound is 2^-14, a thousand roundings: of about twenty a step, those of 1 - 0.98 (the second beta) count fifty
-times, and so do those of a parameter that decays alone. MEASURED2
+times, and so do those of a parameter that decays alone. Measured on a CPU: at most a hundredth of the bound.
 
 (In float64, too, transformers rounds queries and keys to float32 before their rotation: one of the D steps.)
 
@@ -191,6 +192,8 @@ def update_errors(model: torch.nn.Module) -> dict[str, float]:
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and _is_finite(parameter.grad)
     }
+    if not parameters:
+        return {}
     before = {name: _in_float64(parameter) for name, parameter in parameters.items()}
     optimizer = torch.optim.AdamW(
         parameters.values(),

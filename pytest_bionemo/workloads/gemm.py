@@ -32,7 +32,8 @@ _DEPTHS = (4096, 8192)
 # Of a product in a unit without tensor cores: as long as one of the others is in tensor cores.
 _PLAIN = 0.5
 _LOOK = 5
-_CPU_SHAPES = ((256, 256, 256), (128, 256, 512))
+_SMALL = (256, 256, 256)
+_CPU_SHAPES = (_SMALL, (128, 256, 512))
 
 
 def run(format: str, budget_s: float, seed: int, hold_s: float = 0.0, attempt: int = 1) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _unsupported(format: str) -> str | None:
     if not (hasattr(torch, "_scaled_mm") and hasattr(torch, DTYPES["fp8"])):
         return f"PyTorch {torch.__version__} has no product of FP8 matrices"
     try:
-        _product(format, _CPU_SHAPES[0], torch.Generator(device()))()
+        _product(format, _SMALL, torch.Generator(device()))()
         timing.synchronize()
     except (RuntimeError, ValueError) as error:
         if not is_refusal(error):

@@ -34,8 +34,8 @@ _JUDGEMENTS: Mapping[str, Style] = {
     "untrusted": "blocked",
     "low": "blocked",
     "degraded": "unknown",
-    "uncalibrated": "plain",
     "unjudged": "plain",
+    "uncalibrated": "plain",
     "good": "plain",
 }
 _PREFIXED = ("s", "B", "MAC")

@@ -225,7 +225,7 @@ def test_the_other_distribution_does_not_meet_a_requirement(rig: Rig) -> None:
 @pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])
 def test_either_distribution_will_do(rig: Rig, name: str) -> None:
     write_distribution(rig.site, name, "2.6.6")
-    run = rig.validate("bionemo/lightning", "--bionemo-device=cpu")
+    run = rig.rehearse("bionemo/lightning")
     assert run.outcome("lightning::installed") == "passed"
     assert run.outcome("lightning::requirements_met") == "not_applicable"
 

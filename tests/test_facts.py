@@ -69,7 +69,6 @@ def test_every_tag_is_explained_at_the_top(name: str) -> None:
         ("wheels", "channel", ("name", "from")),
         ("gpus", "gpu", ("name",)),
         ("packages", "package", ("name",)),
-        ("packages", "package", ("import",)),
     ],
 )
 def test_no_row_appears_twice(name: str, kind: str, keys: tuple[str, ...]) -> None:
@@ -341,36 +340,6 @@ def test_every_match_entry_finds_its_own_row(gpu: GpuModel) -> None:
             assert gpus.find(f"NVIDIA {entry}", int(size * 0.96 * GIB)) == gpu
 
 
-def test_the_seven_packages() -> None:
-    packages = {row["name"]: row for row in kind_rows("packages", "package")}
-    assert len(packages) == 7
-    assert {name for name, row in packages.items() if not row["on_pypi"]} == {
-        "bionemo-evo2",
-        "bionemo-geneformer",
-    }
-    assert {name for name, row in packages.items() if row["category"] == "tooling"} == {
-        "bionemo-scdl",
-        "bionemo-moco",
-        "bionemo-noodles",
-    }
-
-
-@pytest.mark.parametrize("row", kind_rows("packages", "package"), ids=lambda row: row["name"])
-def test_package_rows_are_consistent(row: Mapping[str, Any]) -> None:
-    assert row["import"] == row["name"].replace("-", ".")
-    assert row["category"] in {"5D-parallel models", "tooling"}
-    assert row["on_pypi"] == ("latest" in row)
-    assert row["status"] in ({"alive", "broken"} if row["on_pypi"] else {"recipe", "removed"})
-    assert "3.11" in SpecifierSet(row["requires_python"])
-    assert row["fate"]
-    assert "\n" not in row["fate"]
-    assert all(module.startswith(row["import"] + ".") for module in row.get("deep_imports", ()))
-
-
-def test_a_broken_package_says_how_to_see_it() -> None:
-    assert all(row.get("deep_imports") for row in kind_rows("packages", "package") if row["status"] == "broken")
-
-
 # --- reading the tables -------------------------------------------------------------------------------------
 
 
@@ -452,7 +421,7 @@ def test_load_all_reads_tables_that_it_was_never_told_of(copied_folder: Path) ->
 
 def test_load_all_without_the_folder(tmp_path: Path, copied_folder: Path) -> None:
     shutil.rmtree(copied_folder)
-    with pytest.raises(FactsError, match=r"drivers\.toml cannot be read"):
+    with pytest.raises(FactsError, match=r"changes\.toml cannot be read"):
         facts.load_all()
 
 

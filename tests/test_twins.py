@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Rig, python_version
+from conftest import Rig
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 from standin import H100_MIG, A10Gx1, B200x8, H100x8, RTX4090x1, StandinGpu, T4x1, V100x1
-from standin.distributions import remove_file, write_distribution
+from standin.distributions import write_distribution
 from standin.torch_package import Device, StandinTorch
 
 Change = Callable[[Rig], object]
@@ -201,39 +201,12 @@ def scdl(rig: Rig) -> None:
     write_distribution(rig.site, "bionemo-scdl", "0.1.3", MODULE, requires_python=">=3.10")
 
 
-def scdl_without_a_file(rig: Rig) -> None:
-    scdl(rig)
-    remove_file(rig.site, "bionemo-scdl", "bionemo/scdl/io.py")
-
-
-def scdl_without_metadata(rig: Rig) -> None:
-    scdl(rig)
-    (rig.site / "bionemo_scdl-0.1.3.dist-info" / "METADATA").unlink()
-
-
-def damaged(name: str) -> Change:
-    def inject(rig: Rig) -> None:
-        write_distribution(rig.site, name, "2.1", {"bionemo/other/__init__.py": "", "bionemo/other/x.py": ""})
-        remove_file(rig.site, name, "bionemo/other/x.py")
-
-    return inject
-
-
 def both(*changes: Change) -> Change:
     def inject(rig: Rig) -> None:
         for change in changes:
             change(rig)
 
     return inject
-
-
-def scdl_twice(rig: Rig) -> None:
-    scdl(rig)
-    write_distribution(rig.site, "bionemo-scdl", "0.1.2", {}, requires_python=">=3.10")
-
-
-def scdl_for_another_python(rig: Rig) -> None:
-    write_distribution(rig.site, "bionemo-scdl", "0.1.3", MODULE, requires_python="<3.10")
 
 
 OLD_H100x8 = H100x8.with_driver("550.144.03", 12040)
@@ -493,29 +466,6 @@ TWINS: dict[str, Twin] = {
         },
         healthy=nvcc("13.2"),
     ),
-    "packages::is_whole": Twin(
-        {
-            "file missing": Fault(scdl_without_a_file, "lacks 1 of its files.*io.py", parameter="bionemo-scdl"),
-            "metadata gone": Fault(scdl_without_metadata, "metadata", parameter="bionemo-scdl"),
-            "twice": Fault(
-                scdl_twice,
-                "more than once",
-                r"until nothing is left:\n\$ pip uninstall bionemo-scdl\n.*\n\$ pip install bionemo-scdl$",
-                parameter="bionemo-scdl",
-            ),
-            "not on PyPI": Fault(
-                damaged("bionemo-geneformer"),
-                "lacks 1",
-                "^install it again from where it came: .* models/geneformer",
-                parameter="bionemo-geneformer",
-            ),
-            "another Python": Fault(
-                scdl_for_another_python, rf"needs Python <3\.10, this is {python_version()}", parameter="bionemo-scdl"
-            ),
-        },
-        healthy=scdl,
-        parameter="bionemo-scdl",
-    ),
 }
 
 
@@ -531,7 +481,7 @@ FAULTS = [
 
 
 # Their twins are in test_check_<topic>.py.
-ELSEWHERE = ("numerics", "precision", "forward", "lightning", "benchmark", "targets")
+ELSEWHERE = ("numerics", "precision", "forward", "lightning", "benchmark", "stack", "packages", "targets")
 
 
 def test_every_shipped_check_has_its_pair() -> None:

@@ -19,7 +19,9 @@ __all__ = ["FactsError", "load", "load_all"]
 _FOLDER = Path(__file__).parent
 
 # Named, not found by listing the folder: a table whose file is gone must be noticed.
-_REQUIRED = frozenset({"drivers", "esm2", "gpus", "lightning", "packages", "precision", "targets", "wheels"})
+_REQUIRED = frozenset(
+    {"changes", "drivers", "esm2", "gpus", "lightning", "packages", "precision", "stack", "targets", "wheels"}
+)
 
 
 class FactsError(Exception):

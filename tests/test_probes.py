@@ -222,6 +222,15 @@ def test_a_child_can_be_given_its_environment(acts: Path, monkeypatch: pytest.Mo
     child.close()
 
 
+@pytest.mark.parametrize("printed", ["Loading the configuration of this site", "{}", "[1]", '"x"'])
+def test_what_python_prints_at_its_start_is_no_answer(
+    acts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"print({printed!r}, end='')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert Child("standin_acts:variable", 30).answer().value == {"value": None}
+
+
 def test_the_deadline_ends_a_child_and_its_own_children(acts: Path) -> None:
     child = Child("standin_acts:hang_with_a_child", 1.5)
     pids = pids_of(acts)

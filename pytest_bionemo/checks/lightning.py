@@ -32,7 +32,7 @@ def _installed() -> str | None:
     return next((name for name in lightning.modules() if packages.find(name)), None)
 
 
-@check(severity="warning", level="standard")
+@check(severity="warning", level="standard", needs=("torch_build",))
 def installed() -> None:
     """Lightning is installed."""
     if _installed() is None:

@@ -130,17 +130,26 @@ def note(doing: str) -> None:
 
 
 def _parse(out: bytes) -> tuple[tuple[dict[str, Any], ...], dict[str, Any] | None]:
-    """What the child said before its answer, and the answer; None where it did not come to it."""
+    """What the child said before its answer, and the answer; None where it did not come to it.
+
+    Other lines are those of a sitecustomize: Python runs it before the channel is taken from what prints.
+    """
     before: list[dict[str, Any]] = []
     for line in out.splitlines():
-        try:
-            said = json.loads(line)
-        except ValueError:
-            break
+        said = _load(line)
         if "answer" in said:
             return tuple(before), said["answer"]
-        before.append(said["before"])
+        if "before" in said:
+            before.append(said["before"])
     return tuple(before), None
+
+
+def _load(line: bytes) -> dict[str, Any]:
+    with suppress(ValueError):
+        said = json.loads(line)
+        if isinstance(said, dict):
+            return said
+    return {}
 
 
 def _doing(stderr: bytes) -> str:
@@ -177,6 +186,7 @@ def serve(target: str, arguments: str, parent: int) -> None:
     module, _, function = target.partition(":")
     answer = getattr(import_module(module), function)(**json.loads(arguments))
     with os.fdopen(channel, "w") as out:
+        out.write("\n")  # whatever stands there already, this begins a line
         if isinstance(answer, Generator):
             answer = _write_before(answer, out)
         out.write(json.dumps({"answer": answer}) + "\n")

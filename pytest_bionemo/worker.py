@@ -45,6 +45,9 @@ _GRACE_S = 2.0
 # A child of the child can hold the pipe open: so its process is looked at, too.
 _GLANCE_S = 0.5
 _LAST_WORDS = 4000
+# Of the 107 characters of a socket's path (unix(7)), our folder takes 24 and multiprocessing 32: a data loader whose
+# sockets do not fit hangs.
+_LONGEST_BASE = 50
 # A device on which two workloads have hung is given no third: every one would cost a whole deadline.
 _MOST_HANGS = 2
 # Nothing is downloaded; and matrix products of one shape are the same every time (cuBLAS documentation, "Results
@@ -185,7 +188,7 @@ class _Folder:
 
     def path(self) -> Path:
         if self._path is None:
-            self._path = Path(tempfile.mkdtemp(prefix="pytest-bionemo-"))
+            self._path = Path(tempfile.mkdtemp(prefix="pytest-bionemo-", dir=_short_base()))
             self._janitor = subprocess.Popen(
                 ["/bin/sh", "-c", _JANITOR, str(self._path)], stdin=subprocess.PIPE, start_new_session=True
             )
@@ -198,6 +201,12 @@ class _Folder:
         if self._janitor is not None:
             self._janitor.communicate()
             self._janitor = None
+
+
+def _short_base() -> str:
+    """The folder for temporary files; /tmp where that is so long that no socket of multiprocessing fits below it."""
+    base = tempfile.gettempdir()
+    return "/tmp" if len(base) > _LONGEST_BASE and os.access("/tmp", os.W_OK) else base  # noqa: S108
 
 
 class _Hangs:

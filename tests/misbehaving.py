@@ -25,6 +25,7 @@ def where() -> dict[str, Any]:
         "calls": CALLS["count"],
         "torch": "torch" in sys.modules,
         "threads": os.environ["OMP_NUM_THREADS"],
+        "folder": os.environ["TMPDIR"],
     }
 
 

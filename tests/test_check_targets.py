@@ -167,14 +167,14 @@ REASONS: dict[str, tuple[Change, str, str, str, str]] = {
         "esm2-8m",
         r"here: gpu0 \(Tesla T4\) has compute capability 7\.5, bf16 needs 8\.0$",
         r"use GPUs of compute capability 8\.0 or newer",
-        "REPLACE_NODE",
+        "NONE",
     ),
     "the memory is too small": (
         lambda rig: install(on(rig, A10Gx1, version="2.10.0", cuda="12.8")),
         "esm2-3b",
         r"here: training takes 4\d\.\d GB on each GPU \(1 GPU, micro-batch 1\), gpu0 \(NVIDIA A10G\) has 24\.1 GB$",
         r"use GPUs with 4\d\.\d GB of memory\nor at least 4 GPUs with 24\.1 GB",
-        "REPLACE_NODE",
+        "NONE",
     ),
     "there are too few GPUs": (
         lambda rig: install(rig, "llama3"),
@@ -182,21 +182,21 @@ REASONS: dict[str, tuple[Change, str, str, str, str]] = {
         r"here: training takes 173\.\d GB on each GPU \(FSDP over 8 GPUs, context parallel 8, micro-batch 1\), "
         r"gpu0 \(NVIDIA H100 80GB HBM3\) has 85\.5 GB$",
         r"or at least 32 GPUs with 85\.5 GB",
-        "REPLACE_NODE",
+        "NONE",
     ),
     "parameters alone are too many": (
         lambda rig: install(rig, "evo2"),
         "evo2-40b",
         r"training takes at least 96\.\d GB on each GPU \(Megatron over 8 GPUs, micro-batch 1\)",
         r"or at least 16 GPUs with 85\.5 GB",
-        "REPLACE_NODE",
+        "NONE",
     ),
     "a MIG slice is small and alone": (
         lambda rig: install(on(rig, H100_MIG)),
         "esm2-3b",
         r"training takes 4\d\.\d GB on each GPU \(1 GPU, micro-batch 1\), gpu0-mig0 \(.* MIG 3g\.40gb\) has 42\.4 GB",
         r"use GPUs with 4\d\.\d GB of memory$",
-        "REPLACE_NODE",
+        "NONE",
     ),
     "PyTorch is for another CUDA": (
         lambda rig: install(on(rig, H100x8, version="2.10.0", cuda="12.8"), "evo2"),
@@ -210,7 +210,7 @@ REASONS: dict[str, tuple[Change, str, str, str, str]] = {
         "evo2-7b",
         "the processor is aarch64, its packages are made for x86_64",
         "use a machine with a processor of x86_64",
-        "REPLACE_NODE",
+        "NONE",
     ),
     "its PyTorch is in an image alone": (
         lambda rig: install(rig, "amplify"),
@@ -244,7 +244,7 @@ def test_every_reason_is_told_in_one_finding(rig: Rig) -> None:
     message = run.finding("targets::is_runnable[esm2-3b]")["message"]
     assert [word for word in ("7.5", "training takes", "11 packages") if word not in message] == []
     assert len(entry(run, "esm2-3b")["reasons"]) == 3
-    assert run.finding("targets::is_runnable[esm2-3b]")["action"] == "REPLACE_NODE"
+    assert run.finding("targets::is_runnable[esm2-3b]")["action"] == "NONE"
 
 
 def test_a_recipe_for_newer_pythons_says_so(healthy_rig: Rig) -> None:

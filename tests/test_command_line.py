@@ -59,13 +59,16 @@ def test_the_list_fits_the_terminal(rig: Rig, columns: int) -> None:
 
 def test_what_a_check_needs_is_listed_with_it() -> None:
     entries = re.split(r"^  (\w+)  \(.*\)$", "\n".join(list_checks(200)), flags=re.MULTILINE)
-    needs = {name: re.findall(r"\w+::\w+", text) for name, text in zip(entries[1::2], entries[2::2], strict=True)}
+    listed_needs = [re.findall(r"\w+::\w+", text) for text in entries[2::2]]
+    needs = dict(
+        reversed(list(zip(entries[1::2], listed_needs, strict=True)))
+    )  # of one name in several topics the first
     assert needs["runs_linux"] == []
     assert {"driver::loads", "driver::devices_present", "torch::is_cuda_build"} <= set(needs["supports_torch_cuda"])
     assert "driver::libcuda_fits" in needs["supports_torch_cuda"]
     assert "torch::installed" in needs["imports"]
     names = {f"{topic}::{name}" for topic, name, _ in declared()}
-    assert {need for listed in needs.values() for need in listed} <= names
+    assert {need for listed in listed_needs for need in listed} <= names
 
 
 # ---- validate

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +24,7 @@ from pytest_bionemo.model import Gpu, GpuEnv, MigDevice
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.torch_build import TorchBuild, TorchDevice
+from pytest_bionemo.worker import Device, Workers
 from standin.torch_package import StandinTorch
 
 COMPUTES = "torch::computes"
@@ -252,6 +255,13 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def temporary_folder_of(pid: int) -> Path | None:
+    """That of a worker; None for another process."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    named = dict(variable.partition("=")[::2] for variable in variables)
+    return Path(named["TMPDIR"]) if "PYTEST_BIONEMO_DEVICE" in named else None
+
+
 def is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -277,6 +287,9 @@ def test_a_run_that_is_stopped_leaves_a_report_and_no_process(
         time.sleep(0.05)
     children = children_of(process.pid)
     assert children, "the worker hangs where the signal finds it"
+    folders = {folder for child in children for folder in [temporary_folder_of(child)] if folder}
+    assert folders
+    assert all(folder.exists() for folder in folders)
     process.send_signal(sent)
     assert process.wait(30) == status
     while not all(map(is_gone, children)) and time.monotonic() < deadline:
@@ -285,18 +298,36 @@ def test_a_run_that_is_stopped_leaves_a_report_and_no_process(
     report = json.loads((rig.project / REPORT).read_text())
     assert_valid(report)
     assert report["bionemo"]["verdict"] == "INCONCLUSIVE"
-    assert list(rig.folder.glob("pytest-bionemo-*")) == []
+    while any(folder.exists() for folder in folders) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(folder.exists() for folder in folders)
 
 
 @pytest.mark.parametrize("options", [(), ("-n2",)], ids=str)
 def test_a_run_leaves_no_file_but_its_report(compute_rig: Rig, options: tuple[str, ...]) -> None:
-    tmp = compute_rig.folder / "tmp"
-    tmp.mkdir()
-    compute_rig.variables["TMPDIR"] = str(tmp)
-    run = compute_rig.rehearse("bionemo/torch::computes", "--bionemo-expect-gpus=2", *options)
-    assert run.outcome(f"{COMPUTES}[cpu1]") == "passed"
-    assert [path.name for path in compute_rig.project.iterdir()] == [REPORT]
-    assert [path.name for path in tmp.iterdir() if path.name.startswith("pytest-bionemo")] == []
+    with tempfile.TemporaryDirectory() as tmp:  # a short path: see the next test
+        compute_rig.variables["TMPDIR"] = tmp
+        run = compute_rig.rehearse("bionemo/torch::computes", "--bionemo-expect-gpus=2", *options)
+        assert run.outcome(f"{COMPUTES}[cpu1]") == "passed"
+        assert [path.name for path in compute_rig.project.iterdir()] == [REPORT]
+        assert list(Path(tmp).glob("pytest-bionemo*")) == []
+
+
+def test_a_long_folder_for_temporary_files_leaves_room_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("folder" * 10)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    workers = Workers([Device.cpu()], 60)
+    try:
+        where = Path(str(workers.run("cpu", "misbehaving:where")["folder"]))
+        name = tempfile.mkdtemp(dir=where, prefix="pymp-")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{name}/listener-12345678")
+    finally:
+        workers.close()
+    assert not where.exists()
 
 
 def test_a_hang_costs_no_more_in_several_processes(compute_rig: Rig) -> None:

@@ -21,7 +21,7 @@ from standin import EMPTY, H100x8, Libraries, Node
 from standin.environment import Environment
 from standin.torch_package import StandinTorch
 
-OUR_FIXTURES = {"gpu_env", "lightning_trainer", "bionemo_pkg"}
+OUR_FIXTURES = {"gpu_env", "lightning_trainer", "lightning_trainer_args", "bionemo_pkg"}
 BAD_GPU = H100x8.with_gpu_fault(3, "nvmlDeviceGetHandleByIndex_v2", 15)
 OFFER_OURS = "def pytest_bionemo_checks(config):\n    return ['ours']\n"
 
@@ -366,7 +366,7 @@ def names_that_checks_use() -> list[str]:
     }
     assert {"gpu_env", "torch_build", "usable_torch", "bionemo_options"} <= fixtures
     assert {"gpu", "any_gpu", "own_libcuda", "name"} <= arguments
-    return sorted(fixtures | arguments)
+    return sorted((fixtures | arguments) - {"request"})  # which pytest keeps for itself
 
 
 @pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "two workers"])

@@ -12,6 +12,7 @@ from conftest import REPORT, Rig, Run, ids_of
 from pytest_bionemo import checks
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 
+ALL_TOPICS = [topic_of(name) for name in checks.shipped()]
 TOPICS = [topic_of(name) for name in checks.shipped() if declared_checks(import_checks(name), "quick")]
 FORMER = '{"former": "report"}\n'
 SHAPE = re.compile(r"bionemo/\w+::\w+(\[[\w.-]+\])?")
@@ -206,12 +207,12 @@ def test_existing_path_counts_from_where_pytest_is_started(healthy_rig: Rig) -> 
 # ------------------------------------------------------------------------------------- ids that do not exist
 
 UNKNOWN = {
-    "topic": ("bionemo/drivr", ["Did you mean driver?", ", ".join(TOPICS)]),
-    "topic of a check": ("bionemo/drivr::loads", ["Did you mean driver?", ", ".join(TOPICS)]),
+    "topic": ("bionemo/drivr", ["Did you mean driver?", ", ".join(ALL_TOPICS)]),
+    "topic of a check": ("bionemo/drivr::loads", ["Did you mean driver?", ", ".join(ALL_TOPICS)]),
     "check": ("bionemo/driver::load", ["Did you mean loads?", "devices_present, answers, expected_count"]),
     "parameter": ("bionemo/driver::answers[gpu8]", [f"Did you mean {GPUS[7]}?", ", ".join(GPUS)]),
     "parameter of a check without": ("bionemo/driver::loads[gpu0]", ["bionemo/driver::loads"]),
-    "nothing near": ("bionemo/zzz", [", ".join(TOPICS)]),
+    "nothing near": ("bionemo/zzz", [", ".join(ALL_TOPICS)]),
 }
 
 

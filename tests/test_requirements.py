@@ -123,3 +123,11 @@ def test_a_hidden_installation_requires_nothing(
     install("lightning", "2.6.6")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "below")])
     assert requirements.on({"lightning"}) == ()
+
+
+def test_a_marker_that_cannot_be_evaluated_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """packaging 22 takes the release of the kernel for a version, which it need not be."""
+    write_distribution(tmp_path, "odd", "1.0", requires=['absent; platform_release >= "20.0"'])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("platform.release", lambda: "6.18.44-fc-v657")
+    assert [one.name for one in requirements.closure("odd")] in ([], ["absent"])

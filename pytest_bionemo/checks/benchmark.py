@@ -90,7 +90,7 @@ def launches_quickly(worker: Compute) -> None:
 
 
 @check(level="standard", needs=("undisturbed",))
-@pytest.mark.parametrize("format", gpus.FORMATS)
+@pytest.mark.parametrize("format", gpus.FORMATS, ids=str)
 def multiplies_at_full_speed(worker: Compute, format: str) -> None:
     """Matrices are multiplied as fast as this device can."""
     _require_format(worker, format)
@@ -147,7 +147,7 @@ def memory_at_full_speed(worker: Compute) -> None:
 
 
 @check(level="standard", needs=("undisturbed",))
-@pytest.mark.parametrize("direction", ["h2d", "d2h"])
+@pytest.mark.parametrize("direction", ["h2d", "d2h"], ids=str)
 def copies_at_full_speed(worker: Compute, direction: str) -> None:
     """Data go between host and device as fast as their link carries them."""
     name, title = {

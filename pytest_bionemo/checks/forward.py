@@ -123,7 +123,7 @@ def esm2_agrees(worker: Compute) -> None:
 
 
 @check(level="standard")
-@pytest.mark.parametrize("format", ["fp32", "bf16"])
+@pytest.mark.parametrize("format", ["fp32", "bf16"], ids=str)
 def step_repeats(worker: Compute, format: str) -> None:
     """A step of training gives the same bits every time."""
     if format == "bf16" and not _has_bf16(worker):

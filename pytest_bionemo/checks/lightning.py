@@ -73,7 +73,7 @@ def _describe(requirement: Requirement) -> str:
 
 
 @check(level="standard")
-@pytest.mark.parametrize("name", list(lightning.modules()))
+@pytest.mark.parametrize("name", list(lightning.modules()), ids=str)
 def imports(worker: Compute, name: str) -> None:
     """Lightning imports."""
     if packages.find(name) is None:
@@ -151,7 +151,7 @@ def _place(worker: Compute) -> str:
 
 
 @check(level="standard")
-@pytest.mark.parametrize("precision", list(_DTYPES))
+@pytest.mark.parametrize("precision", list(_DTYPES), ids=str)
 def fits(worker: Compute, precision: str) -> None:
     """A model trained with Lightning learns."""
     _require_precision(worker, precision)
@@ -296,7 +296,7 @@ def checkpoint_round_trip(worker: Compute) -> None:
 
 
 @check(level="standard")
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"], ids=str)
 def strategy_starts(worker: Compute, strategy: str) -> None:
     """Lightning trains with its strategy for many devices, here in a group of one."""
     if strategy == "fsdp" and worker.is_rehearsal:

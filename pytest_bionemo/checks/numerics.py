@@ -22,7 +22,7 @@ _MIB = 2**20
 
 
 @check(level="standard")
-@pytest.mark.parametrize("format", ["bf16", "fp16", "tf32", "fp32", "fp8"])
+@pytest.mark.parametrize("format", ["bf16", "fp16", "tf32", "fp32", "fp8"], ids=str)
 def products_are_exact(worker: Compute, format: str) -> None:
     """Matrix products are right to the last bit."""
     _require_format(worker, format)

@@ -188,7 +188,14 @@ def cache_is_writable(host: Host) -> None:
     told = os.environ.get(_CACHE)
     # As platformdirs has it on Linux; nothing is made here.
     base = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
-    folder = Path(told) if told else Path(base).expanduser() / "bionemo"
+    try:
+        folder = Path(told) if told else Path(base).expanduser() / "bionemo"
+    except RuntimeError as error:  # a user without a home
+        fail(
+            f"the default folder of the cache is not known: {error}",
+            why="import bionemo.core makes this folder, and fails where it cannot",
+            fix=["name a folder that this user can write:", f"$ export {_CACHE}=/path/to/a/folder"],
+        )
     if problem := _write_problem(folder):
         fail(
             f"{folder} ({_CACHE if told else 'the default, as ' + _CACHE + ' is not set'}) cannot be "
@@ -250,7 +257,7 @@ def imports_deeply(importable_package: BionemoPackage, name: str, machine: Machi
 
 
 def _after_bad_end(name: str, end: str) -> list[str]:
-    again = _install(name, "--force-reinstall")
+    again = _install(name, "--force-reinstall", "--no-deps")
     if end.startswith("no answer within"):
         return ["raise --bionemo-timeout, or look at the disk, if the machine is slow", f"or else: {again}"]
     return ["one of its compiled parts, or of what it needs, may be damaged: install it again", again]
@@ -267,7 +274,7 @@ def _fail_imports(package: BionemoPackage, seen: Imported, cuda: str | None) -> 
         f"{number} of {package.name} {package.version} {'does' if len(failures) == 1 else 'do'} not import: "
         f"{list_failures(failures)}",
         why=change.what if change else "what needs these modules does not start",
-        fix=change.fix if change else _install(package.name, "--force-reinstall"),
+        fix=change.fix if change else _install(package.name, "--force-reinstall", "--no-deps"),
         links=[change.link] if change else [],
     )
 
@@ -311,13 +318,13 @@ def works(imported_package: BionemoPackage, name: str) -> None:
         fail(
             f"{called} does not come through a small example: {seen.trial_error or 'it gave no answer'}",
             why="it would fail in the same way with real data",
-            fix=_install(name, "--force-reinstall"),
+            fix=_install(name, "--force-reinstall", "--no-deps"),
         )
     if wrong := _JUDGES[name](seen.trial):
         fail(
             f"{called} gives a wrong result: {wrong}",
             why="data or models would be wrong without a sign of it",
-            fix=_install(name, "--force-reinstall"),
+            fix=_install(name, "--force-reinstall", "--no-deps"),
         )
 
 

@@ -39,7 +39,7 @@ _SEED = 20261122
 
 
 @check(level="standard")
-@pytest.mark.parametrize("format", ["fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"])
+@pytest.mark.parametrize("format", ["fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"], ids=str)
 def supports(worker: Compute, format: str) -> None:
     """A format that the device has is multiplied, and right to the last bit."""
     _require_format(worker, format)
@@ -167,7 +167,7 @@ def _share(seen: Mapping[str, int], key: str) -> str:
 
 
 @check(level="standard")
-@pytest.mark.parametrize("format", ["bf16", "fp16"])
+@pytest.mark.parametrize("format", ["bf16", "fp16"], ids=str)
 def autocast_uses_its_precisions(worker: Compute, format: str) -> None:
     """Autocast computes every operation in the precision of its class, and not only casts the result."""
     _require_format(worker, format)
@@ -201,7 +201,7 @@ def _fault_of(name: str, seen: Mapping[str, Any], format: str) -> str | None:
 
 
 @check(level="standard")
-@pytest.mark.parametrize("format", ["fp32", "tf32", "bf16", "fp16", "fp8"])
+@pytest.mark.parametrize("format", ["fp32", "tf32", "bf16", "fp16", "fp8"], ids=str)
 def agrees_with_float64(worker: Compute, format: str) -> None:
     """Products agree with FP64 within the error bound of the format, and none is NaN or infinite."""
     if format != "fp32":  # which every device has
@@ -307,7 +307,7 @@ def transformer_engine_imports(worker: Compute) -> None:
 
 
 @check(level="standard")
-@pytest.mark.parametrize("format", ["fp8", "fp8_block", "mxfp8", "nvfp4"])
+@pytest.mark.parametrize("format", ["fp8", "fp8_block", "mxfp8", "nvfp4"], ids=str)
 def transformer_engine_layer(worker: Compute, format: str) -> None:
     """A linear layer of Transformer Engine in this format agrees with FP64 within its error bound."""
     version = _require_transformer_engine()

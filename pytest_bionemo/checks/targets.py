@@ -52,7 +52,7 @@ _REHEARSAL = Reason("a rehearsal on the CPU asks no GPU")
 
 
 @check(about="{name}")
-@pytest.mark.parametrize("name", targets.names())
+@pytest.mark.parametrize("name", targets.names(), ids=str)
 def is_runnable(name: str, machine: Machine, bionemo_options: Options, request: pytest.FixtureRequest) -> None:
     """The BioNeMo workload can be trained on this machine."""
     target = targets.find(name)
@@ -185,7 +185,7 @@ def _unfit_host(recipe: Recipe, host: Host) -> Iterator[Reason]:
         yield Reason(
             f"the processor is {host.machine}, its packages are made for {', '.join(recipe.machines)}",
             (f"use a machine with a processor of {' or '.join(recipe.machines)}",),
-            Action.REPLACE_NODE,
+            Action.NONE,
         )
     if host.python not in SpecifierSet(recipe.python, prereleases=True):
         yield Reason(f"this is Python {host.python}, it needs {recipe.python}", (f"use a Python {recipe.python}",))
@@ -231,10 +231,10 @@ def _unfit_gpus(target: Target, machine: Machine, devices: Sequence[ComputeDevic
             f"{_named(weakest)} has compute capability {_dotted(_capability(weakest))}, "
             f"{format} needs {_dotted(least)}",
             (f"use GPUs of compute capability {_dotted(least)} or newer",),
-            Action.REPLACE_NODE,
+            Action.NONE,
         )
     if target.checkpoints and not _checkpoints(target, machine, devices):
-        yield Reason(f"none of its checkpoints is for {_named(weakest)}", action=Action.REPLACE_NODE)
+        yield Reason(f"none of its checkpoints is for {_named(weakest)}", action=Action.NONE)
     yield from _too_little_memory(target, devices)
 
 
@@ -256,7 +256,7 @@ def _too_little_memory(target: Target, devices: Sequence[ComputeDevice]) -> Iter
                 f"use GPUs with {_gb(needed)} of memory",
                 *([f"or at least {enough} GPUs with {_gb(available)}"] if enough and smallest.mig is None else []),
             ),
-            Action.REPLACE_NODE,
+            Action.NONE,
         )
 
 

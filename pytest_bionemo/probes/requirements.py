@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
+from packaging.markers import UndefinedComparison
 from packaging.requirements import InvalidRequirement
 from packaging.requirements import Requirement as Declared
 from packaging.specifiers import SpecifierSet
@@ -159,4 +160,8 @@ def _needs(distribution: metadata.Distribution, extra: str) -> Iterator[Declared
 
 
 def _holds(declared: Declared, extra: str) -> bool:
-    return declared.marker is None or declared.marker.evaluate({"extra": extra})
+    try:
+        return declared.marker is None or declared.marker.evaluate({"extra": extra})
+    except (InvalidVersion, UndefinedComparison):
+        # Older releases of packaging take the release of the kernel for a version, which it need not be.
+        return False

@@ -19,6 +19,9 @@ from standin.environment import Environment
 from standin.torch_package import StandinTorch, write_torch
 from standin.workers import write_spoiler
 
+# Some test files import checks before the suite does, which would be too late for their assertions to be rewritten.
+pytest.register_assert_rewrite("pytest_bionemo.checks")
+
 SCHEMA = json.loads(Path(__file__).parents[1].joinpath("pytest_bionemo/report/schema.json").read_text())
 REPORT = "bionemo_validation_report.json"
 

@@ -244,7 +244,7 @@ def test_every_reason_is_told_in_one_finding(rig: Rig) -> None:
     message = run.finding("targets::is_runnable[esm2-3b]")["message"]
     assert [word for word in ("7.5", "training takes", "11 packages") if word not in message] == []
     assert len(entry(run, "esm2-3b")["reasons"]) == 3
-    assert run.finding("targets::is_runnable[esm2-3b]")["action"] == "NONE"
+    assert run.finding("targets::is_runnable[esm2-3b]")["action"] == "FIX_SOFTWARE"
 
 
 def test_a_recipe_for_newer_pythons_says_so(healthy_rig: Rig) -> None:

@@ -223,7 +223,7 @@ def cut_off_record(rig: Rig) -> None:
 
 def without_a_file(rig: Rig) -> None:
     scdl(rig)
-    remove_file(rig.site, "bionemo-scdl", "bionemo/scdl/schema/header.py")
+    remove_file(rig.site, "bionemo-scdl", "bionemo/scdl/util/torch_dataloader_utils.py")
 
 
 def twice(rig: Rig) -> None:
@@ -252,7 +252,7 @@ DAMAGES: dict[str, tuple[Callable[[Rig], object], str]] = {
     "RECORD missing": (without_record, "1.0: its RECORD, the list of its files, is gone"),
     "RECORD empty": (cut_off_record, "1.0: its RECORD, the list of its files, is gone"),
     "RECORD no text": (binary_record, "1.0: its RECORD cannot be read .*decode"),
-    "file missing": (without_a_file, "lacks 1 of its files, such as bionemo/scdl/schema/header.py"),
+    "file missing": (without_a_file, "lacks 1 of its files, such as bionemo/scdl/util/torch_dataloader_utils.py"),
     "twice": (twice, "is installed more than once: "),
     "editable, gone": (editable_without_its_folder, "installed as editable from .*/my checkout, which is gone"),
 }
@@ -414,7 +414,7 @@ def test_a_cache_folder_that_could_be_made_is_not_made(rig: Rig) -> None:
 # What a package does at import, and what is said of it.
 ACTS = {
     "bionemo-core": ("import signal; signal.pause()", "no answer within 8 s, while importing bionemo.core.api"),
-    "bionemo-scdl": ("import sys; sys.exit('no')", r"1 of 6 modules of .* does not import: .*it calls exit\('no'\)"),
+    "bionemo-scdl": ("import sys; sys.exit('no')", r"1 of 5 modules of .* does not import: .*it calls exit\('no'\)"),
     "bionemo-moco": ("raise KeyboardInterrupt", r"1 of 5 modules of .*: KeyboardInterrupt \(in bionemo/moco/"),
     "bionemo-noodles": ("import os; os.abort()", "importing bionemo-noodles 1.0: killed by SIGABRT"),
     "bionemo-evo2": ("import os; os._exit(0)", "it ends the process with exit status 0"),

@@ -26,7 +26,8 @@ when the first of them is made.
 
 **Sharding.** DDP keeps the gradients a second time, in the buckets that it sends. FSDP divides weights, gradients and
 moments by the number of GPUs; what is outside the layers, and two layers at a time, are whole on each GPU. Context
-parallelism divides the tokens. Megatron is taken to divide everything by the number of GPUs.
+parallelism divides the tokens. Megatron, whose buffers hold all gradients at all times, is taken to divide everything
+by the number of GPUs. Nothing is computed again in the backward pass to save memory.
 """
 
 from __future__ import annotations
@@ -108,16 +109,18 @@ def plans(gpus: int, shardings: Sequence[Sharding], has_context_parallelism: boo
 def tensors(shape: Shape, training: Training, sequences: int, length: int, plan: Plan = SINGLE) -> int:
     """Bytes of the tensors on each GPU at the peak of a training step.
 
-    :param shape: of the model. Where it is no transformer, activations are left out: the least that it can be.
+    :param shape: of the model. Where it is no transformer, its layers count as those of a transformer of their
+        widths: the convolutions of StripedHyena come on top, so it is the least that it can be.
     :param training: how it is trained.
     :param sequences: the micro-batch, on each GPU.
     :param length: tokens of a sequence.
     :param plan: how the work is divided.
     """
+    tokens = sequences * length / plan.context_parallel
     if not shape.is_transformer:
         each = training.weights + training.copies + training.gradients + training.moments
-        return round(shape.parameters * each / (1 if plan.sharding == "DDP" else plan.gpus))
-    tokens = sequences * length / plan.context_parallel
+        activations = tokens * (shape.layers * layer_bytes(shape, training) + _head_bytes(shape, training))
+        return round((shape.parameters * each + activations) / plan.gpus)
     parameters = shape.parameters / (plan.gpus if plan.sharding == "FSDP" else 1)
     kept = parameters * (training.weights + training.moments) + _unsharded(shape, training, plan)
     if plan.sharding == "DDP":

@@ -14,7 +14,7 @@ import pytest
 from conftest import Rig, Run
 from pytest_bionemo import document
 from pytest_bionemo.facts import targets
-from standin import H100_MIG, A10Gx1, B200x8, H100x8, Node, T4x1
+from standin import H100_MIG, A10Gx1, B200x8, H100x8, Node, RTX4090x1, T4x1
 from standin.distributions import write_distribution
 from standin.torch_package import StandinTorch
 
@@ -184,10 +184,18 @@ REASONS: dict[str, tuple[Change, str, str, str, str]] = {
         r"or at least 32 GPUs with 85\.5 GB",
         "NONE",
     ),
-    "parameters alone are too many": (
+    "a model that is no transformer keeps activations too": (
+        lambda rig: install(on(rig, RTX4090x1), "evo2"),
+        "evo2-1b",
+        r"training takes at least 3\d\.\d GB on each GPU \(1 GPU, micro-batch 1\), "
+        r"gpu0 \(NVIDIA GeForce RTX 4090\) has 25\.8 GB",
+        "or at least 2 GPUs",
+        "NONE",
+    ),
+    "the parameters are too many": (
         lambda rig: install(rig, "evo2"),
         "evo2-40b",
-        r"training takes at least 96\.\d GB on each GPU \(Megatron over 8 GPUs, micro-batch 1\)",
+        r"training takes at least 110\.\d GB on each GPU \(Megatron over 8 GPUs, micro-batch 1\)",
         r"or at least 16 GPUs with 85\.5 GB",
         "NONE",
     ),

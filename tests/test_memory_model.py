@@ -188,10 +188,12 @@ def test_context_parallelism_divides_the_tokens() -> None:
     assert memory.tensors(SMALL, FUSED, 2, 4096, Plan(8, "FSDP", 2)) < whole
 
 
-def test_of_what_is_no_transformer_the_parameters_alone_count() -> None:
+def test_of_what_is_no_transformer_the_layers_count_as_those_of_one() -> None:
     shape = replace(SMALL, is_transformer=False)
-    assert memory.tensors(shape, FUSED, 1, 8192) == memory.tensors(shape, FUSED, 64, 8192) == 18 * SMALL.parameters
-    assert memory.tensors(shape, FUSED, 1, 8192, Plan(8, "Megatron")) == 18 * SMALL.parameters / 8
+    one, two = (memory.tensors(shape, FUSED, sequences, 8192) for sequences in (1, 2))
+    assert one - (two - one) == 18 * SMALL.parameters
+    assert two - one > 8192 * SMALL.layers * memory.layer_bytes(SMALL, FUSED)
+    assert memory.tensors(shape, FUSED, 1, 8192, Plan(8, "Megatron")) == one / 8
     assert memory.flop_per_token(shape, 8192) is None
     assert memory.largest_micro_batch(shape, FUSED, 8192, NOTHING, SINGLE, 10**12) is None
 

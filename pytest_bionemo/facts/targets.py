@@ -37,8 +37,8 @@ class Shape:
     """Of a transformer, as far as the memory that its training takes depends on it.
 
     ``heads`` are those of the queries, ``key_heads`` those of keys and values. ``gated``: its feed-forward layer
-    multiplies two projections. ``tied``: its output projection is the embedding. Where it is no transformer, its
-    parameters alone say something about memory.
+    multiplies two projections. ``tied``: its output projection is the embedding. Where it is no transformer, the
+    widths say the least that its layers keep.
     """
 
     parameters: int

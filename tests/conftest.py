@@ -16,6 +16,8 @@ import pytest
 
 from standin import Libraries, Node, build
 from standin.environment import Environment
+from standin.files import Files
+from standin.files import is_possible as can_lay_files
 from standin.torch_package import StandinTorch, write_torch
 from standin.workers import write_spoiler
 
@@ -92,7 +94,8 @@ class Run:
 class Rig:
     """A machine for one test.
 
-    ``node`` plays the driver (None: there is no driver library), ``torch`` the PyTorch (None: not installed).
+    ``node`` plays the driver (None: there is no driver library), ``torch`` the PyTorch (None: not installed),
+    ``files`` are the node's own files, file systems and limits.
     """
 
     def __init__(self, environment: Environment, libraries: Libraries, folder: Path) -> None:
@@ -106,6 +109,7 @@ class Rig:
         self.node: Node | None = None
         self.torch: StandinTorch | None = None
         self.variables: dict[str, str] = {}
+        self.files = Files()
         self._numbers = itertools.count()
 
     def write(self, name: str, text: str) -> Path:
@@ -130,9 +134,11 @@ class Rig:
 
     def run(self, *args: str, cwd: Path | None = None, timeout: float = 120) -> Run:
         """Run the environment's Python with these arguments, in the project's folder."""
+        if self.files and not can_lay_files():
+            pytest.skip("a node's own files need a mount namespace, which this user cannot make")
         folder = cwd or self.project
         done: subprocess.CompletedProcess[str] = self.environment.run(
-            args, folder, env=self.environ(), timeout=timeout
+            args, folder, env=self.environ(), timeout=timeout, files=self.files
         )
         return Run(done.returncode, done.stdout, done.stderr, folder / REPORT)
 

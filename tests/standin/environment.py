@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .distributions import record_text
+from .files import Files
 
 __all__ = ["Environment", "closure"]
 
@@ -67,12 +68,14 @@ class Environment:
         env: Mapping[str, str] | None = None,
         timeout: float = 120,
         user: int | None = None,
+        files: Files | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run the environment's Python with these arguments, and nothing of the outer process's variables.
 
         After ``timeout`` seconds the child and its process group are killed and TimeoutExpired is raised,
         with what was written until then as text. As another ``user`` (for root only), home and TMPDIR are
-        that user's own; the interpreter and all folders above must be open to it (see :meth:`open_to`).
+        that user's own; the interpreter and all folders above must be open to it (see :meth:`open_to`). With
+        ``files`` it runs on a node that has these.
         """
         home, tmp = self.folder / "home", self.folder / "tmp"
         if user is not None:
@@ -88,6 +91,7 @@ class Environment:
             **(env or {}),
         }
         command = [str(self.python), *map(str, args)]
+        command = files.command(command) if files else command
         # Files and not pipes: a grandchild that outlives the child must not hold up the answer.
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             child = subprocess.Popen(

@@ -1,0 +1,57 @@
+"""The files, file systems and limits that a test gives the node it runs on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from conftest import Rig
+
+LOOK = """
+import json, os, resource, sys
+from pathlib import Path
+print(json.dumps({
+    "made": Path("/opt/deep/er/file").read_text(),
+    "linked": os.readlink("/sys/class/infiniband/efa_0"),
+    "gone": Path("/etc/hostname").exists(),
+    "kept": Path("/etc/passwd").exists(),
+    "shm": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
+    "null": Path("/dev/null").is_char_device(),
+    "bound": Path("/data/file").read_text(),
+    "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+    "folder": os.getcwd(),
+}))
+"""
+
+
+def test_a_run_sees_the_files_limits_and_file_systems_of_its_node(rig: Rig) -> None:
+    (rig.folder / "source").mkdir()
+    (rig.folder / "source" / "file").write_text("bound")
+    rig.files.write("/opt/deep/er/file", "text")
+    rig.files.link("/sys/class/infiniband/efa_0", "../../devices/efa")
+    rig.files.remove("/etc/hostname")
+    rig.files.mount("/dev/shm", "tmpfs", "size=64m")
+    rig.files.bind("/data", rig.folder / "source")
+    rig.files.limit("NOFILE", 256, 512)
+    run = rig.run("-c", LOOK)
+    assert json.loads(run.stdout) == {
+        "made": "text",
+        "linked": "../../devices/efa",
+        "gone": False,
+        "kept": True,
+        "shm": 64 << 20,
+        "null": True,
+        "bound": "bound",
+        "files": [256, 512],
+        "folder": str(rig.project),
+    }
+    assert not run.stderr
+
+
+def test_the_machine_that_runs_the_tests_is_not_changed(rig: Rig) -> None:
+    rig.files.write("/opt/deep/er/file", "text")
+    rig.files.folder("/etc")
+    rig.run("-c", "from pathlib import Path; Path('/etc/new').touch()")
+    assert not Path("/opt/deep").exists()
+    assert Path("/etc/passwd").exists()
+    assert not Path("/etc/new").exists()

@@ -72,7 +72,8 @@ def check(
     :param level: the lowest level at which it runs: ``quick`` (no GPU kernel), ``standard`` or ``full``.
     :param needs: names of fixtures that it needs without using their value. What comes in as an argument is
         needed too and is not repeated here.
-    :param about: the package, or the target, that it is about; ``"{name}"`` is the value of its parameter ``name``.
+    :param about: the package, or the target, that it is about; ``"{name}"`` is the value of its parameter ``name``,
+        ``"bionemo-*"`` every package whose name begins like this.
         With ``--bionemo-target``, one about something that no such target needs is a warning.
     :raises ValueError: for an unknown severity or level, or a function without a docstring, whose first line
         is the title of the check, or one that yields or awaits.

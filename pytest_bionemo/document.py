@@ -81,7 +81,7 @@ def take_records(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     measurements = _take(MEASUREMENT, tests)
     return {
         "measurements": measurements,
-        "targets": [_with_expectation(target, measurements) for target in _take(TARGET, tests)],
+        "targets": [_with_numbers(target, measurements) for target in _take(TARGET, tests)],
     }
 
 
@@ -92,6 +92,14 @@ def _take(name: str, tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         found += [json.loads(entry[name]) for entry in properties if name in entry]
         test["user_properties"] = [entry for entry in properties if name not in entry]
     return found
+
+
+def _with_numbers(target: dict[str, Any], measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What this run measured of the target's own model, and what follows from all that it measured."""
+    own = target["name"].replace("-", "_") + "_"
+    keys = ("name", "value", "unit", "device")
+    measured = [{key: entry[key] for key in keys} for entry in measurements if entry["name"].startswith(own)]
+    return _with_expectation({**target, "measured": measured}, measurements)
 
 
 def _with_expectation(target: dict[str, Any], measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from pytest_bionemo import fixes
-from pytest_bionemo.facts import drivers, family, stack
+from pytest_bionemo import fixes, rules
+from pytest_bionemo.facts import drivers, family, targets, versions
 from pytest_bionemo.facts.family import Container
 from pytest_bionemo.model import GpuEnv
 from pytest_bionemo.probes import packages
@@ -30,6 +30,8 @@ def lines(machine: Machine) -> list[str]:
 
 def _recipes(host: Host, env: GpuEnv) -> list[str]:
     image, packaged = family.containers()["recipes"], family.pip_set()
+    if no_gpu := _gpu_problem(env):
+        return [f"not A, the {_RECIPES}: {no_gpu}"]
     no_container, no_pip = _image_problem(image, host, env), _pip_problem(packaged, host, env)
     if no_container and no_pip:
         return [f"not A, the {_RECIPES}: {no_container}; without a container, {no_pip}"]
@@ -38,24 +40,43 @@ def _recipes(host: Host, env: GpuEnv) -> list[str]:
         f"A: the {_RECIPES}, from a checkout:",
         f"$ git clone {repository['url']}",
         f"then in the folder of a recipe, such as {repository['recipes']}/{repository['example']},",
-        *([f"not in its container: {no_container}"] if no_container else _in_container(image, host)),
+        *([f"not in its container: {no_container}"] if no_container else _in_container(image, host, env)),
         *([f"not without a container: {no_pip}"] if no_pip else _without_container(packaged)),
     ]
 
 
-def _in_container(image: Container, host: Host) -> list[str]:
+def _gpu_problem(env: GpuEnv) -> str | None:
+    least = min(target.recipe.least_capability() for target in targets.targets())
+    if not env.capabilities or env.capabilities[0] >= least:
+        return None
+    weakest, needed = ("{}.{}".format(*capability) for capability in (env.capabilities[0], least))
+    return f"they train in bf16, which needs compute capability {needed}; a GPU here has {weakest}"
+
+
+def _in_container(image: Container, host: Host, env: GpuEnv) -> list[str]:
     example = family.repository()["example"]
     return [
         f"{_where(host)}build and start its container:",
         f"$ docker build -t {example} .",
         f'$ docker run --rm -it {image.flags} -v "$PWD":/recipe -w /recipe {example}',
+        *_compat(image, env),
+    ]
+
+
+def _compat(image: Container, env: GpuEnv) -> list[str]:
+    if not _driver_problem(image.cuda, env):
+        return []
+    return [
+        f"its CUDA {image.cuda} needs the cuda-compat that it brings, for driver {env.driver} is older: whether that "
+        "is one of those which NVIDIA supports, the release notes of the image tell"
     ]
 
 
 def _without_container(packaged: Mapping[str, Any]) -> list[str]:
     return [
-        f"or with the CUDA {packaged['cuda']} toolkit and torch {packaged['torch']} (from the PyTorch wheel index, "
-        f"channel {packaged['channel']}):",
+        f"or without one, with the CUDA {packaged['cuda']} toolkit (nvcc): install torch {packaged['torch']} from "
+        f"the PyTorch wheel index, channel {packaged['channel']}, then",
+        f'$ pip install --no-build-isolation "flash-attn{packaged["flash_attn"]}"',
         f'$ pip install --no-build-isolation "transformer-engine[pytorch]=={packaged["transformer_engine"]}"',
         "$ pip install -r requirements.txt",
     ]
@@ -91,7 +112,7 @@ def _pip(host: Host, env: GpuEnv, torch: TorchBuild) -> list[str]:
 
 def _replaced_numpy(names: list[str]) -> list[str]:
     numpy = packages.version("numpy")
-    if "bionemo-moco" not in names or not stack.admits(">=2", numpy):
+    if "bionemo-moco" not in names or not versions.admits(">=2", numpy):
         return []
     return [f"it replaces numpy {numpy} by one below 2, which bionemo-moco needs: leave that out to keep yours"]
 
@@ -112,7 +133,9 @@ def _framework(host: Host, env: GpuEnv) -> list[str]:
 def _image_problem(image: Container, host: Host, env: GpuEnv) -> str | None:
     if host.machine not in image.machines:
         return f"{image.image} is for {' and '.join(image.machines)}, this is {host.machine}"
-    return _driver_problem(image.cuda, env)
+    problem = _driver_problem(image.cuda, env)
+    lifted = image.compat_driver and env.driver and not drivers.is_older(env.driver, image.compat_driver)
+    return None if lifted and env.gpus and rules.are_data_centre_gpus(env) else problem
 
 
 def _driver_problem(cuda: str, env: GpuEnv) -> str | None:

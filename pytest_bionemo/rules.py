@@ -73,12 +73,13 @@ def libcuda_problem(library: CudaLibrary | None, env: GpuEnv, torch: TorchBuild)
         return None
     if drivers.is_older(library.version, env.driver):
         return LibcudaProblem.STALE
-    if drivers.is_older(env.driver, library.version) and not _all_are_data_centre_gpus(env):
+    if drivers.is_older(env.driver, library.version) and not are_data_centre_gpus(env):
         return LibcudaProblem.FORWARD_COMPATIBILITY_UNSUPPORTED
     return None
 
 
-def _all_are_data_centre_gpus(env: GpuEnv) -> bool:
+def are_data_centre_gpus(env: GpuEnv) -> bool:
+    """Whether all GPUs are of the kind on which NVIDIA supports forward compatibility."""
     # A model that the table does not know is given the benefit of the doubt: torch will say what it sees.
     models = [gpus.find(gpu.name, gpu.memory_bytes) for gpu in env.gpus if gpu.name]
     return all(model is None or model.segment == "datacenter" for model in models)

@@ -7,6 +7,7 @@ line for each topic.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import re
 import warnings
@@ -191,7 +192,7 @@ class CheckItem(pytest.Function):
             return self.spec.severity
         about = canonicalize_name(self.spec.about.format(**self._parameters))
         wanted = self.config.stash[needs.OPTIONS].targets
-        is_needed = about in targets.needed_by(wanted) if wanted else about not in targets.names()
+        is_needed = fnmatch.filter(targets.needed_by(wanted), about) if wanted else about not in targets.names()
         return self.spec.severity if is_needed else "warning"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,10 @@ from standin.files import Files
 from standin.files import is_possible as can_lay_files
 from standin.torch_package import StandinTorch, write_torch
 from standin.workers import write_spoiler
+
+# A shell that starts this in the background makes it ignore SIGINT, and with it everything that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Some test files import checks before the suite does, which would be too late for their assertions to be rewritten.
 pytest.register_assert_rewrite("pytest_bionemo.checks")

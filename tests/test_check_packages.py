@@ -341,6 +341,42 @@ def test_all_that_is_needed_is_no_finding(rig: Rig) -> None:
     assert run.outcome(CORE) == "passed"
 
 
+def test_a_pin_of_somebody_else_only_warns(rig: Rig) -> None:
+    write_distribution(rig.site, "one", "1.0", requires=["two==1.0"])
+    write_distribution(rig.site, "two", "2.0")
+    run = requirements_of_core(rig, "one")
+    assert run.blockers == []
+    assert run.finding(CORE)["message"] == "one 1.0 requires two==1.0: 2.0 is installed"
+    assert run.finding(CORE)["fix"] == ['$ pip install "two==1.0"']
+
+
+def test_a_release_in_a_container_of_nvidia_counts_as_that_release(rig: Rig) -> None:
+    write_distribution(rig.site, "torch", "2.9.0a0+145a3a7bda.nv25.10")
+    assert requirements_of_core(rig, "torch>=2.9").outcome(CORE) == "passed"
+
+
+def test_another_pytorch_is_one_that_fits_this_machine(healthy_rig: Rig) -> None:
+    healthy_rig.torch = StandinTorch(version="2.9.0")
+    write_distribution(healthy_rig.site, "bionemo-core", "2.4.5", requires=["torch>=2.10"])
+    finding = healthy_rig.validate().finding(CORE)
+    assert finding["message"] == "bionemo-core 2.4.5 requires torch>=2.10: 2.9.0 is installed"
+    assert [line for line in finding["fix"] if re.match(r'\$ pip install "torch==2\.\d+\.\*"', line)]
+
+
+def test_with_hundreds_of_distributions_the_metadata_are_read_once(rig: Rig) -> None:
+    for number in range(300):
+        write_distribution(rig.site, f"part{number}", "1.0", requires=[f"part{number + 1}", 'x; extra == "y"'])
+    write_distribution(rig.site, "bionemo-core", "2.4.5", requires=["part0"])
+    look = (
+        "import sys; opened = []\n"
+        "sys.addaudithook(lambda event, args: event == 'open' and opened.append(str(args[0])))\n"
+        "from pytest_bionemo.probes import requirements\n"
+        "for _ in range(3): found = requirements.closure('bionemo-core'); requirements.on({'part7'})\n"
+        "print(len(found), max(opened.count(name) for name in opened if name.endswith('METADATA')))"
+    )
+    assert rig.run("-c", look).stdout.split() == ["301", "3"]
+
+
 def test_a_version_that_is_none_meets_nothing(rig: Rig) -> None:
     write_distribution(rig.site, "three", "latest")
     run = requirements_of_core(rig, "three>=3")
@@ -362,6 +398,20 @@ def test_a_missing_pytorch_is_the_finding_of_another_check(rig: Rig) -> None:
 
 
 # ------------------------------------------------------------------------------------- namespace and cache folder
+
+
+def test_a_module_that_this_release_never_had_is_no_fault(rig: Rig) -> None:
+    write_distribution(rig.site, "bionemo-scdl", "0.0.9", {"bionemo/scdl/io/single_cell_memmap_dataset.py": ""})
+    run = rehearse(rig, "bionemo/packages::imports_deeply[bionemo-scdl]")
+    assert run.outcome("packages::imports_deeply[bionemo-scdl]") == "passed", run.stdout
+
+
+def test_a_release_that_has_nothing_of_it_is_tried_all_the_same(rig: Rig) -> None:
+    write_distribution(rig.site, "bionemo-scdl", "0.0.9", {"elsewhere.py": ""})
+    finding = rehearse(rig, "bionemo/packages::imports_deeply[bionemo-scdl]").finding(
+        "packages::imports_deeply[bionemo-scdl]"
+    )
+    assert "No module named 'bionemo'" in finding["message"]
 
 
 def test_a_stray_file_that_hides_the_namespace_is_one_finding(rig: Rig) -> None:

@@ -86,6 +86,7 @@ BROKEN: dict[str, Installed] = {
     "pyarrow-26": {"pyarrow": "26.0.1", "numpy": "1.26.4"},
     "webdatamodule-lightning": {"bionemo-webdatamodule": "1.0.0"},
     "torchao-abi": {"torchao": "0.12.0", "torch": "2.9.1"},
+    "warp-1.13": {"warp-lang": "1.13.0", "subquadratic-ops-torch-cu13": "0.3.1"},
     "evo2-cuda-13": {"bionemo-evo2": "2.0", "subquadratic-ops-torch-cu13": "0.3.1"},
 }
 

@@ -125,9 +125,28 @@ def test_under_xdist_it_is_the_same(healthy_rig: Rig) -> None:
 Change = Callable[[Rig], object]
 
 
-def on_aarch64(rig: Rig) -> None:
-    install(rig, "evo2")
+def on_aarch64(rig: Rig, without: str = "bionemo-noodles") -> None:
+    install(rig, "evo2", without)
     rig.variables.update(rig.libraries.on_host(machine="aarch64"))
+
+
+def lacking_below(rig: Rig) -> None:
+    install(rig, without="datasets")
+    write_distribution(rig.site, "datasets", "4.1", requires=["pyarrow>=21", "dill<0.4"])
+    write_distribution(rig.site, "dill", "0.4.1")  # a pin of somebody else is no proof
+
+
+def lacking_of_an_extra(rig: Rig) -> None:
+    install(rig, without="transformer_engine")
+    requires = ['transformer-engine-torch==2.20.2; extra == "pytorch"']
+    write_distribution(rig.site, "transformer_engine", "2.20.2", requires=requires)
+
+
+def a_known_break(rig: Rig) -> None:
+    install(rig, without="datasets")
+    write_distribution(rig.site, "datasets", "4.1", requires=["pyarrow>=21", "numpy"])
+    write_distribution(rig.site, "pyarrow", "26.0.1")
+    write_distribution(rig.site, "numpy", "1.26.4")
 
 
 # What is done to eight H100s with all that the recipe requires, the target, the reason, the fix, the action.
@@ -160,6 +179,27 @@ REASONS: dict[str, tuple[Change, str, str, str, str]] = {
         "esm2-650m",
         r"here: transformers latest is installed, its recipe needs >=5\.0\.0$",
         "transformers>=5",
+        "FIX_SOFTWARE",
+    ),
+    "something is missing below": (
+        lacking_below,
+        "esm2-650m",
+        r"here: datasets 4\.1 requires pyarrow>=21: it is not installed$",
+        r'^\$ pip install "pyarrow>=21"$',
+        "FIX_SOFTWARE",
+    ),
+    "what an extra brings is missing": (
+        lacking_of_an_extra,
+        "esm2-650m",
+        r"here: transformer-engine\[pytorch\] 2\.20\.2 requires transformer-engine-torch==2\.20\.2: it is not inst",
+        r'^\$ pip install --no-build-isolation "transformer_engine\[pytorch\]"\n',
+        "FIX_SOFTWARE",
+    ),
+    "a known change breaks it": (
+        a_known_break,
+        "esm2-650m",
+        r"here: pyarrow 26 does not import with numpy below 2",
+        r'^\$ pip install "pyarrow<26"$',
         "FIX_SOFTWARE",
     ),
     "the GPU is too old": (
@@ -218,7 +258,7 @@ REASONS: dict[str, tuple[Change, str, str, str, str]] = {
         "evo2-7b",
         "the processor is aarch64, its packages are made for x86_64",
         "use a machine with a processor of x86_64",
-        "NONE",
+        "FIX_SOFTWARE",
     ),
     "its PyTorch is in an image alone": (
         lambda rig: install(rig, "amplify"),
@@ -244,6 +284,30 @@ def test_a_target_that_cannot_run_is_a_blocker_with_its_reason(healthy_rig: Rig,
     assert finding["action"] == action
     assert finding["why"]
     assert finding["message"].endswith("; ".join(entry(run, name)["reasons"]))
+
+
+def test_what_a_bionemo_package_lacks_is_its_own_finding(healthy_rig: Rig) -> None:
+    install(healthy_rig, "evo2", without="bionemo-core")
+    write_distribution(healthy_rig.site, "bionemo-core", "2.4.5", requires=["platformdirs"])
+    run = wanted(healthy_rig, "evo2-7b")
+    assert run.blockers == ["packages::requirements_met[bionemo-core]"]
+    waits_for = run.gap("targets::is_runnable[evo2-7b]")["waits_for"]
+    assert waits_for == "bionemo/packages::requirements_met[bionemo-core]"
+
+
+def test_what_is_built_where_nobody_publishes_it_runs(healthy_rig: Rig) -> None:
+    on_aarch64(healthy_rig, without="")
+    run = wanted(healthy_rig, "evo2-7b")
+    assert run.outcome("targets::is_runnable[evo2-7b]") == "passed"
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_hosts(healthy_rig: Rig) -> None:
+    install(on(healthy_rig, H100x8.with_fault("nvmlDeviceGetMemoryInfo", 3)))
+    healthy_rig.files.bind("/proc/meminfo", healthy_rig.write("meminfo", "MemTotal:       125829120 kB\n"))
+    found = entry(wanted(healthy_rig))
+    assert found["available_memory_bytes"] == 125829120 * 1024
+    assert found["runnable"] is True
+    assert found["largest_micro_batch"] > 40
 
 
 def test_every_reason_is_told_in_one_finding(rig: Rig) -> None:
@@ -359,7 +423,7 @@ def number(name: str, value: float | None, bound: float | None, device: str = "G
 def expectation(
     *measurements: Mapping[str, Any], flop_per_token: int | None = 4_000_000_000, formats: Sequence[str] = ("bf16",)
 ) -> tuple[Any, Any]:
-    target: Json = {"formats": list(formats), "flop_per_token": flop_per_token}
+    target: Json = {"name": "esm2-650m", "formats": list(formats), "flop_per_token": flop_per_token}
     target |= {"expected_tokens_per_s": None, "expected_from": None}
     properties = [{"bionemo_measurement": json.dumps(entry)} for entry in measurements]
     tests = [{"user_properties": [{"bionemo_target": json.dumps(target)}]}, {"user_properties": properties}]
@@ -495,9 +559,12 @@ torch.nn.functional.linear = keeping
 
 
 def test_a_training_step_takes_the_memory_that_is_estimated(compute_rig: Rig) -> None:
-    run = compute_rig.rehearse(f"bionemo/{MEMORY}")
+    listed = [f"bionemo/targets::is_runnable[{name}]" for name in ("esm2-8m", "esm2-650m")]
+    run = compute_rig.rehearse(f"bionemo/{MEMORY}", *listed)
     assert run.outcome(MEMORY) == "passed", run.stdout
     (measured,) = run.bionemo["measurements"]
+    assert entry(run, "esm2-8m")["measured"] == [{key: measured[key] for key in ("name", "value", "unit", "device")}]
+    assert entry(run, "esm2-650m")["measured"] == []
     assert (measured["name"], measured["unit"]) == ("esm2_8m_training_memory", "B")
     assert measured["value"] == pytest.approx(measured["reference"], rel=0.10)
 

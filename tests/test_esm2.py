@@ -141,6 +141,7 @@ def test_the_flops_follow_the_formula_as_it_is_written_down() -> None:
 
 def test_a_whole_transformers_builds_the_model_that_it_should() -> None:
     found = esm2.try_build("tiny")
+    assert found.pop("attention") in ("sdpa", "eager")
     assert found == {"error": None, "trained_parameters": facts.find("tiny").trained_parameters}
 
 

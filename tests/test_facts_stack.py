@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 
 from pytest_bionemo import facts
 from pytest_bionemo.checks import shipped
-from pytest_bionemo.facts import family, stack
+from pytest_bionemo.facts import family, stack, versions
 from pytest_bionemo.facts.family import FamilyPackage
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 from test_facts import FOLDER, TAGS, kind_rows, rows
@@ -186,6 +186,8 @@ def test_changes_have_ids_of_their_own() -> None:
         ("webdatamodule-lightning", {"bionemo-webdatamodule": "1.0.0", "lightning": "2.6"}, None, False),
         ("torchao-abi", {"torchao": "0.12.0", "torch": "2.9.1+cu130"}, "13.0", True),
         ("torchao-abi", {"torchao": "0.13.0", "torch": "2.9.1+cu130"}, "13.0", False),
+        ("warp-1.13", {"warp-lang": "1.13.0", "subquadratic-ops-torch-cu13": "0.3"}, "13.0", True),
+        ("warp-1.13", {"warp-lang": "1.12.1", "subquadratic-ops-torch-cu13": "0.3"}, "13.0", False),
         ("evo2-cuda-13", {"bionemo-evo2": "2.0", "subquadratic-ops-torch-cu13": "0.3"}, "12.8", True),
         ("evo2-cuda-13", {"bionemo-evo2": "2.0", "subquadratic-ops-torch-cu13": "0.3"}, "13.0", False),
         ("evo2-cuda-13", {"bionemo-evo2": "2.0", "subquadratic-ops-torch-cu13": "0.3"}, None, False),
@@ -208,10 +210,15 @@ def test_a_change_matters_where_what_it_breaks_is_installed(
         (">=2.9", None, False),
         (">=2.9", "unknown", False),
         ("", "1.0", True),
+        ("", "unknown", True),
+        (">=2.9", "2.9.0a0+145a3a7bda.nv25.10", True),
+        ("==2.9.0a0+145a3a7bda.nv25.10", "2.9.0a0+145a3a7bda.nv25.10", True),
+        (">=2.10", "2.9.0a0+145a3a7bda.nv25.10", False),
+        (">=2.9", "2.9.0a0+git145a3a7", False),
     ],
 )
 def test_a_version_is_admitted_or_not(specifier: str, version: str | None, admits: bool) -> None:
-    assert stack.admits(specifier, version) is admits
+    assert versions.admits(specifier, version) is admits
 
 
 def test_tables_are_read_once() -> None:

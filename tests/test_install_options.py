@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_bionemo import install_options
-from pytest_bionemo.model import GpuEnv
+from pytest_bionemo.model import Gpu, GpuEnv
 from pytest_bionemo.probes import host, packages
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.torch_build import TorchBuild
@@ -20,13 +21,18 @@ NO_TORCH = TorchBuild(import_error="ModuleNotFoundError: No module named 'torch'
 
 
 def options(
-    *, torch: TorchBuild | None = None, driver: str | None = "580.95.05", numpy: str | None = None, **of_host: Any
+    *,
+    torch: TorchBuild | None = None,
+    driver: str | None = "580.95.05",
+    numpy: str | None = None,
+    gpus: Sequence[Gpu] = (),
+    **of_host: Any,
 ) -> list[str]:
     """The options of a machine: Python 3.12 on x86_64 with PyTorch and a new driver unless told otherwise."""
     told = {"python": "3.12.3", "machine": "x86_64", "container": None, **of_host}
     machine = SimpleNamespace(
         host=replace(host.read(), **told),
-        gpu_env=GpuEnv(driver=driver),
+        gpu_env=GpuEnv(driver=driver, gpus=tuple(gpus)),
         torch_build=torch or TorchBuild(version="2.13.0"),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -49,6 +55,7 @@ def test_a_new_machine_has_all_three() -> None:
         "$ git clone https://github.com/NVIDIA-BioNeMo/bionemo-framework",
         "$ docker build -t esm2_native_te .",
         '$ docker run --rm -it --gpus all --network host --ipc=host -v "$PWD":/recipe -w /recipe esm2_native_te',
+        '$ pip install --no-build-isolation "flash-attn>=2.1.1,<=2.8.1"',
         '$ pip install --no-build-isolation "transformer-engine[pytorch]==2.9.0"',
         "$ pip install -r requirements.txt",
         '$ pip install bionemo-core bionemo-scdl bionemo-moco bionemo-noodles "pyarrow<26"',
@@ -76,6 +83,28 @@ def test_an_old_driver_runs_no_recipe() -> None:
     assert "CUDA 13.2 needs driver 580 or newer, this is 550.54.15" in lines[0]
     assert "CUDA 13.0 needs driver 580 or newer, this is 550.54.15" in lines[0]
     assert not [line for line in lines if "git clone" in line]
+
+
+H100 = Gpu(0, name="NVIDIA H100 80GB HBM3", memory_bytes=85_520_809_984, compute_capability=(9, 0))
+RTX4090 = Gpu(0, name="NVIDIA GeForce RTX 4090", memory_bytes=25_757_220_864, compute_capability=(8, 9))
+T4 = Gpu(0, name="Tesla T4", memory_bytes=16_106_127_360, compute_capability=(7, 5))
+
+
+def test_an_old_driver_of_data_centre_gpus_may_be_lifted_by_the_container() -> None:
+    lines = options(driver="550.54.15", gpus=[H100])
+    assert headings(lines) == ["A", "B", "C"]
+    told = next(line for line in lines if "cuda-compat" in line)
+    assert told.startswith("its CUDA 13.2 needs the cuda-compat that it brings, for driver 550.54.15 is older")
+    assert "not without a container: CUDA 13.0 needs driver 580 or newer, this is 550.54.15" in lines
+    assert not [line for line in options(gpus=[H100]) if "cuda-compat" in line]
+    assert headings(options(driver="550.54.15", gpus=[RTX4090])) == ["not A", "B", "C"]
+    assert headings(options(driver="525.60.13", gpus=[H100])) == ["not A", "B", "C"]
+
+
+def test_gpus_that_the_recipes_do_not_train_on_are_told() -> None:
+    first, *_ = options(gpus=[H100, T4])
+    assert first.startswith("not A, the recipes")
+    assert first.endswith("they train in bf16, which needs compute capability 8.0; a GPU here has 7.5")
 
 
 def test_a_very_old_driver_runs_no_container() -> None:

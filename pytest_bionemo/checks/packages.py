@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
+from pytest_bionemo import fixes
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.facts import family, stack
 from pytest_bionemo.model import count
@@ -21,6 +22,7 @@ from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.imports import Imported, ImportFailure
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.requirements import Requirement
+from pytest_bionemo.terms import Severity
 from pytest_bionemo.workloads.package_noodles import SEQUENCES
 from pytest_bionemo.workloads.package_scdl import CELLS, GENES
 
@@ -116,22 +118,29 @@ def _admits(specifier: str, python: str) -> bool:
 
 @check(about="{name}")
 @_each_package
-def requirements_met(whole_package: BionemoPackage, name: str) -> None:
+def requirements_met(whole_package: BionemoPackage, name: str, machine: Machine) -> None:
     """Everything that the package needs is installed, and so is what that needs in turn."""
     # That PyTorch is not there is another check's finding.
     unmet = [one for one in whole_package.unmet if one.name != "torch" or one.installed]
     own = [one for one in unmet if not _needs_through(one, whole_package)]
-    if own:
-        rivals = {one: _rivals(one) for one in own}
-        fail(
-            "; ".join(_describe(one, rivals[one]) for one in own[:_NAMED_AT_MOST])
-            + (f"; and {len(own) - _NAMED_AT_MOST} more" if len(own) > _NAMED_AT_MOST else ""),
-            why="what uses it may fail, at once or later: it was not made for this",
-            fix=_meet(own, rivals),
-        )
-    if unmet:
+    if needed := [one for one in own if one.installed is None or one.package in _NAMES]:
+        _fail_requirements(needed, machine)
+    if unmet and not own:
         other = _needs_through(unmet[0], whole_package)
         wait_for(f"packages::requirements_met[{other}]", f"{other}, which {name} needs, lacks something itself")
+    if own:  # a pin of somebody else's, which is often stricter than what works
+        _fail_requirements(own, machine, severity="warning")
+
+
+def _fail_requirements(unmet: Sequence[Requirement], machine: Machine, severity: Severity | None = None) -> NoReturn:
+    rivals = {one: _rivals(one) for one in unmet}
+    fail(
+        "; ".join(_describe(one, rivals[one]) for one in unmet[:_NAMED_AT_MOST])
+        + (f"; and {len(unmet) - _NAMED_AT_MOST} more" if len(unmet) > _NAMED_AT_MOST else ""),
+        why="what uses it may fail, at once or later: it was not made for this",
+        fix=_meet(unmet, rivals, machine),
+        severity=severity,
+    )
 
 
 def _needs_through(requirement: Requirement, package: BionemoPackage) -> str | None:
@@ -157,16 +166,22 @@ def _describe(requirement: Requirement, rivals: Sequence[Requirement]) -> str:
     )
 
 
-def _meet(unmet: Sequence[Requirement], rivals: Mapping[Requirement, Sequence[Requirement]]) -> list[str]:
-    free = [f'"{one.name}{one.specifier}"' for one in unmet if not rivals[one]]
+def _meet(
+    unmet: Sequence[Requirement], rivals: Mapping[Requirement, Sequence[Requirement]], machine: Machine
+) -> list[str]:
+    free = [one for one in unmet if not rivals[one]]
+    plain = [f'"{one.name}{one.specifier}"' for one in free if one.name != "torch"]
+    torch = [one for one in free if one.name == "torch"]
     pairs = {(one.package, rival.package): None for one in unmet for rival in rivals[one]}
     return [
-        *([f"$ pip install {' '.join(dict.fromkeys(free))}"] if free else []),
+        # Which builds of PyTorch fit this driver and these GPUs, pip does not know.
+        *(fixes.install_torch(machine.gpu_env, machine.host, torch[0].installed) if torch else []),
+        *([f"$ pip install {' '.join(dict.fromkeys(plain))}"] if plain else []),
         *(f"give {one} and {rival} an environment each: no version fits both" for one, rival in pairs),
     ]
 
 
-@check()
+@check(about="bionemo-*")
 def namespace_is_clean() -> None:
     """Nothing on sys.path hides the packages of the namespace bionemo."""
     if not any(packages.find(known.name) for known in family.packages()):

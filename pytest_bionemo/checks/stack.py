@@ -10,7 +10,7 @@ import pytest
 
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.checks.packages import known_cause, list_failures
-from pytest_bionemo.facts import stack
+from pytest_bionemo.facts import stack, versions
 from pytest_bionemo.facts.stack import Change, Window
 from pytest_bionemo.model import GpuEnv
 from pytest_bionemo.options import Options
@@ -20,6 +20,7 @@ from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.torch_build import TorchBuild
 
 _IMPORTED = [one.name for one in stack.distributions() if one.judged_by is None]
+_INSTALL = {one.name: one.install for one in stack.distributions()}
 _WINDOWED = list(dict.fromkeys(window.of for window in stack.windows()))
 # In this mode of a GPU one process may use it, and that is our worker.
 _TAKEN = "busy or unavailable"
@@ -35,12 +36,13 @@ def version_fits(name: str, gpu_env: GpuEnv) -> None:
     windows = [window for window in stack.windows() if window.of == name and _counts(window, gpu_env)]
     if not windows:
         not_applicable(f"{name} {version} is used by nothing that is installed")
-    missed = [window for window in windows if not stack.admits(window.specifier, version)]
+    missed = [window for window in windows if not versions.admits(window.specifier, version)]
     if missed:
+        wanted = _INSTALL[name] + ",".join(window.specifier for window in windows)
         fail(
             f"{name} {version} is installed, expected {' and '.join(window.specifier for window in missed)}",
             why="; ".join(dict.fromkeys(window.why for window in missed)),
-            fix=f'$ pip install --no-build-isolation "{name}{",".join(window.specifier for window in windows)}"',
+            fix=f'$ pip install --no-build-isolation "{wanted}"',
             links=list(dict.fromkeys(window.link for window in missed)),
         )
 
@@ -61,17 +63,13 @@ def spared_by(change: Change, machine: Machine, bionemo_options: Options) -> Non
     shown_by = next((name for name in change.shown_by if packages.find(name)), None)
     if shown_by and bionemo_options.level != "quick":
         not_applicable(f"the import of {shown_by} is tried, which shows it")
-    installed = [f"{name} {version}" for name in _named(change) if (version := packages.version(name))]
+    installed = [f"{name} {version}" for name in sorted(change.names) if (version := packages.version(name))]
     fail(
         f"{', '.join(installed)}: {change.what}",
         why="the metadata of these packages do not tell, and pip installs them together",
         fix=change.fix,
         links=[change.link],
     )
-
-
-def _named(change: Change) -> list[str]:
-    return [re.split(r"[<>=!~]", text)[0] for text in change.when]
 
 
 class _Cause(NamedTuple):

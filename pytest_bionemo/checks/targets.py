@@ -14,23 +14,26 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion
+from packaging.utils import canonicalize_name
 
 from pytest_bionemo import memory, rules
 from pytest_bionemo.checking import TARGET, check, fail, not_applicable, wait_for
 from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
-from pytest_bionemo.facts import gpus, targets, versions
+from pytest_bionemo.facts import family, gpus, stack, targets, versions
 from pytest_bionemo.facts.targets import Published, Recipe, Target
 from pytest_bionemo.memory import Plan
 from pytest_bionemo.model import Action, count
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import packages
+from pytest_bionemo.probes import requirements as packages_needed
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.machine import Machine
 
 # What the estimate may be off by: allocators round, and attention kernels have workspaces.
 _TOLERANCE = 0.10
 _ENOUGH_FOR_650M = 22e9
+# Scores, which grow with the square of the length, are little beside everything else.
+_FEW_TOKENS = 64
 _SEED = 20261122
 
 _MICRO_BATCH = 1
@@ -57,8 +60,8 @@ def is_runnable(name: str, machine: Machine, bionemo_options: Options, request: 
     """The BioNeMo workload can be trained on this machine."""
     target = targets.find(name)
     devices = devices_of(machine, bionemo_options)
-    lacking = list(_lacking_packages(target.recipe))
-    unfit = list(_unfit(target, machine, devices, bionemo_options))
+    lacking = list(_lacking_packages(target.recipe, machine))
+    unfit = list(_unfit(target, machine, devices, bionemo_options, is_installed=not lacking))
     reasons = [*unfit, *lacking]
     entry = {
         "required": name in bionemo_options.targets,
@@ -107,14 +110,18 @@ def memory_is_as_estimated(worker: Compute) -> None:
 def _training(worker: Compute) -> dict[str, Any]:
     if packages.version("transformers") is None:
         not_applicable("transformers is not installed, which ESM-2 is built with")
-    if error := worker.run("esm2:try_build", name="8M")["error"]:
-        wait_for("forward::esm2_builds", f"transformers cannot build ESM-2: {error}")
+    built = worker.run("esm2:try_build", name="8M")
+    if built["error"]:
+        wait_for("forward::esm2_builds", f"transformers cannot build ESM-2: {built['error']}")
+    length = worker.size(rehearsal=64, standard=1024)
+    if built["attention"] == "eager" and length > _FEW_TOKENS:
+        not_applicable("this transformers trains ESM-2 with attention that keeps all scores; the recipes keep none")
     fits_650m = (worker.memory_bytes or 0) >= _ENOUGH_FOR_650M
     on_gpu = "bfloat16" if (worker.compute_capability or (8, 0)) >= (8, 0) else "float16"
     return {
         "model": worker.size(rehearsal="8M", standard="650M" if fits_650m else "8M"),
         "sequences": worker.size(rehearsal=2, standard=2 if fits_650m else 8),
-        "length": worker.size(rehearsal=64, standard=1024),
+        "length": length,
         "precision": worker.size(rehearsal="float32", standard=on_gpu),
         "seed": _SEED,
     }
@@ -127,7 +134,13 @@ def _listed(reasons: Sequence[Reason]) -> str:
 # ------------------------------------------------------------------------------------------------- what is missing
 
 
-def _lacking_packages(recipe: Recipe) -> Iterator[Reason]:
+def _lacking_packages(recipe: Recipe, machine: Machine) -> Iterator[Reason]:
+    yield from _lacking_of_recipe(recipe)
+    yield from _lacking_below(recipe)
+    yield from _broken_by_changes(recipe, machine)
+
+
+def _lacking_of_recipe(recipe: Recipe) -> Iterator[Reason]:
     installed = {one.name: packages.version(one.name) for one in recipe.requires}
     if installed["torch"] is None:
         yield Reason("PyTorch is not installed", found_by="torch::installed")
@@ -143,10 +156,46 @@ def _lacking_packages(recipe: Recipe) -> Iterator[Reason]:
 
 
 def _is_met(required: Requirement, installed: str | None) -> bool:
-    try:
-        return installed is not None and required.specifier.contains(installed, prereleases=True)
-    except InvalidVersion:
-        return False
+    return versions.admits(required.specifier, installed)
+
+
+def _lacking_below(recipe: Recipe) -> Iterator[Reason]:
+    """What the packages of the recipe need in turn and what is not there.
+
+    Another version than they declare is no reason: pins of others are often stricter than what works.
+    """
+    stated = {canonicalize_name(one.name) for one in recipe.requires}
+    absent = {one.name: one for one in _below(recipe) if one.installed is None and one.name not in stated}
+    for needed in absent.values():
+        root = next((name for name in _family_of(recipe) if needed in packages_needed.closure(name)), None)
+        with_extra = [one for one in recipe.requires if one.extras and canonicalize_name(one.name) == needed.package]
+        yield Reason(
+            f"{needed.by} {needed.version} requires {needed.name}{needed.specifier}: it is not installed",
+            _how_to_install(recipe, with_extra)
+            if with_extra
+            else (f'$ pip install "{needed.name}{needed.specifier}"',),
+            found_by=root and f"packages::requirements_met[{root}]",
+        )
+
+
+def _broken_by_changes(recipe: Recipe, machine: Machine) -> Iterator[Reason]:
+    """Changes on record that break what the recipe needs, as it is installed here."""
+    needed = {canonicalize_name(one.name) for one in recipe.requires} | {one.name for one in _below(recipe)}
+    cuda = machine.torch_build.cuda
+    for change in stack.changes():
+        is_told = bool(change.torch_cuda and recipe.cuda)  # of its CUDA
+        if not is_told and change.names <= needed and change.matters(packages.version, cuda):
+            yield Reason(change.what, change.fix)
+
+
+def _below(recipe: Recipe) -> Iterator[packages_needed.Requirement]:
+    for one in recipe.requires:
+        yield from packages_needed.closure(one.name, one.extras)
+
+
+def _family_of(recipe: Recipe) -> Iterator[str]:
+    names = {canonicalize_name(one.name) for one in recipe.requires}
+    return (known.name for known in family.packages() if known.name in names and packages.find(known.name))
 
 
 def _how_to_install(recipe: Recipe, lacking: Sequence[Requirement]) -> tuple[str, ...]:
@@ -168,8 +217,13 @@ def _quoted(requirements: Sequence[Requirement]) -> str:
 # ------------------------------------------------------------------------------------------ what this machine is
 
 
-def _unfit(target: Target, machine: Machine, devices: Sequence[ComputeDevice], options: Options) -> Iterator[Reason]:
-    yield from _unfit_host(target.recipe, machine.host)
+def _unfit(
+    target: Target, machine: Machine, devices: Sequence[ComputeDevice], options: Options, *, is_installed: bool
+) -> Iterator[Reason]:
+    if not rules.is_linux(machine.host):
+        yield Reason(f"the operating system is {machine.host.system}", found_by="host::runs_linux")
+    if not is_installed:  # whoever has built everything where nobody publishes it has shown that it can be
+        yield from _unfit_host(target.recipe, machine.host)
     if options.device == "cpu":
         yield _REHEARSAL
         return
@@ -179,8 +233,6 @@ def _unfit(target: Target, machine: Machine, devices: Sequence[ComputeDevice], o
 
 
 def _unfit_host(recipe: Recipe, host: Host) -> Iterator[Reason]:
-    if not rules.is_linux(host):
-        yield Reason(f"the operating system is {host.system}", found_by="host::runs_linux")
     if recipe.machines and host.machine not in recipe.machines:
         yield Reason(
             f"the processor is {host.machine}, its packages are made for {', '.join(recipe.machines)}",
@@ -235,15 +287,15 @@ def _unfit_gpus(target: Target, machine: Machine, devices: Sequence[ComputeDevic
         )
     if target.checkpoints and not _checkpoints(target, machine, devices):
         yield Reason(f"none of its checkpoints is for {_named(weakest)}", action=Action.NONE)
-    yield from _too_little_memory(target, devices)
+    yield from _too_little_memory(target, machine, devices)
 
 
-def _too_little_memory(target: Target, devices: Sequence[ComputeDevice]) -> Iterator[Reason]:
-    smallest = _smallest(devices)
-    if smallest is None:
-        yield Reason("the memory of its GPU is not known: it is the host's own")
+def _too_little_memory(target: Target, machine: Machine, devices: Sequence[ComputeDevice]) -> Iterator[Reason]:
+    smallest = _smallest(devices, machine.host)
+    available = smallest and _memory(smallest, machine.host)
+    if smallest is None or not available:
+        yield Reason("the memory of a GPU is not known", found_by=f"driver::answers[{devices[0].name}]")
         return
-    available = _memory(smallest) or 0
     plan = _plan(target, devices, available)
     needed = _needed(target, plan)
     if needed > available:
@@ -275,8 +327,8 @@ def _enough_gpus(target: Target, available: int) -> int | None:
 
 def _describe(target: Target, machine: Machine, devices: Sequence[ComputeDevice]) -> dict[str, Any]:
     """What the report says of a target, whether it is runnable or not."""
-    smallest = _smallest(devices) if devices else None
-    available = _memory(smallest) if smallest else None
+    smallest = _smallest(devices, machine.host) if devices else None
+    available = _memory(smallest, machine.host) if smallest else None
     plan = _plan(target, devices, available or 0)
     return {
         "name": target.name,
@@ -291,6 +343,7 @@ def _describe(target: Target, machine: Machine, devices: Sequence[ComputeDevice]
         "estimated_memory_bytes": _needed(target, plan),
         "is_lower_bound": not target.shape.is_transformer,
         "available_memory_bytes": available,
+        "measured": [],
         "largest_micro_batch": memory.largest_micro_batch(
             target.shape, memory.FUSED, target.length, targets.overhead(), plan, available
         )
@@ -347,15 +400,19 @@ def _needed(target: Target, plan: Plan) -> int:
     return memory.needed(target.shape, memory.FUSED, _MICRO_BATCH, target.length, targets.overhead(), plan)
 
 
-def _smallest(devices: Sequence[ComputeDevice]) -> ComputeDevice | None:
+def _smallest(devices: Sequence[ComputeDevice], host: Host) -> ComputeDevice | None:
     """The device with the least memory; None where one does not say how much it has."""
-    return None if None in map(_memory, devices) else min(devices, key=lambda device: _memory(device) or 0)
+    known = [_memory(device, host) for device in devices]
+    return None if None in known else devices[known.index(min(size or 0 for size in known))]
 
 
-def _memory(device: ComputeDevice) -> int | None:
+def _memory(device: ComputeDevice, host: Host) -> int | None:
+    """In bytes. A GPU without memory of its own, as in a GB10, uses the host's."""
     if device.mig:
         return device.mig.memory_bytes
-    return device.gpu.memory_bytes if device.gpu else None
+    if device.gpu is None:
+        return None
+    return device.gpu.memory_bytes or (host.memory_bytes if device.gpu.answers else None)
 
 
 def _capability(device: ComputeDevice) -> tuple[int, int]:

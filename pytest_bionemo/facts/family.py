@@ -67,13 +67,17 @@ class FamilyPackage:
 
 @dataclass(frozen=True)
 class Container:
-    """An image: what it ``holds``, the ``flags`` of docker run, its ``cuda`` and the processors it is for."""
+    """An image: what it ``holds``, the ``flags`` of docker run, its ``cuda`` and the processors it is for.
+
+    ``compat_driver`` is the oldest that its own cuda-compat may lift, on data-centre GPUs; None: none is known.
+    """
 
     image: str
     flags: str
     cuda: str
     machines: tuple[str, ...]
     holds: str
+    compat_driver: str | None
 
 
 @functools.cache
@@ -124,7 +128,9 @@ def together(names: Collection[str]) -> tuple[str, ...]:
 def containers() -> Mapping[str, Container]:
     """The images by name: "framework" and "recipes"."""
     return {
-        row["name"]: Container(row["image"], row["flags"], row["cuda"], tuple(row["machines"]), row["holds"])
+        row["name"]: Container(
+            row["image"], row["flags"], row["cuda"], tuple(row["machines"]), row["holds"], row.get("compat_driver")
+        )
         for row in load("packages")["container"]
     }
 

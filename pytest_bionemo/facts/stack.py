@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.utils import canonicalize_name
 
 from pytest_bionemo.facts import load
+from pytest_bionemo.facts.versions import admits
 
-__all__ = ["Change", "Distribution", "Window", "admits", "changes", "distributions", "windows"]
+__all__ = ["Change", "Distribution", "Window", "changes", "distributions", "windows"]
 
 Versions = Callable[[str], "str | None"]
 """The installed version of a distribution by its name, None if it is not installed."""
@@ -25,12 +25,13 @@ Versions = Callable[[str], "str | None"]
 class Distribution:
     """A distribution, the ``module`` whose import loads its compiled parts, and the check that imports it.
 
-    ``judged_by`` is None where that is the stack's own.
+    ``judged_by`` is None where that is the stack's own. ``install`` is what pip is told, with its extra.
     """
 
     name: str
     module: str
     judged_by: str | None
+    install: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Change:
     fix: tuple[str, ...]
     link: str
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The distributions that have to be there for it to matter, by normalised name."""
+        return frozenset(canonicalize_name(Requirement(text).name) for text in self.when)
+
     def matters(self, installed: Versions, cuda: str | None) -> bool:
         """Whether what it breaks is installed. ``cuda`` is the version that PyTorch is built for ("13.0")."""
         if self.unless and installed(self.unless):
@@ -69,22 +75,17 @@ class Change:
         if self.torch_cuda and (cuda is None or not admits(self.torch_cuda, cuda)):
             return False
         wanted = [Requirement(text) for text in self.when]
-        return all(admits(str(one.specifier), installed(one.name)) for one in wanted)
-
-
-def admits(specifier: str, version: str | None) -> bool:
-    """Whether this version is installed and within the specifier: a pre-release, or a build's own suffix, as well."""
-    try:
-        return version is not None and SpecifierSet(specifier).contains(Version(version), prereleases=True)
-    except InvalidVersion:  # nothing can be said of it
-        return False
+        return all(admits(one.specifier, installed(one.name)) for one in wanted)
 
 
 @functools.cache
 def distributions() -> tuple[Distribution, ...]:
     """Every distribution of the stack."""
     rows = load("stack")["distribution"]
-    return tuple(Distribution(row["name"], row["module"], row.get("judged_by")) for row in rows)
+    return tuple(
+        Distribution(row["name"], row["module"], row.get("judged_by"), row.get("install", row["name"]))
+        for row in rows
+    )
 
 
 @functools.cache

@@ -1,13 +1,15 @@
-"""Versions in the texts of others, who decorate them: "580.95.05-open", "2.36-9+deb12"."""
+"""Versions in the texts of others, who decorate them: "580.95.05-open", "2.9.0a0+145a3a7bda.nv25.10"."""
 
 from __future__ import annotations
 
 import re
 
-from packaging.version import Version
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
 
-__all__ = ["is_version", "leading"]
+__all__ = ["admits", "is_version", "leading"]
 
+_OF_NVIDIA = re.compile(r"(^|\.)nv\d", re.ASCII)
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*(?![.\d])", re.ASCII)
 
 
@@ -22,3 +24,27 @@ def leading(text: str) -> Version:
 def is_version(text: str) -> bool:
     """Whether the text begins with the numbers of a version."""
     return _NUMBERS.match(text.strip()) is not None
+
+
+def admits(specifier: SpecifierSet | str, version: str | None) -> bool:
+    """Whether this version is there and within the specifier: a pre-release, or a build's own suffix, as well.
+
+    NVIDIA's containers hold builds of a release that call themselves its first alpha ("2.9.0a0+145a3a7bda.nv25.10"):
+    they count as the release, too. What is no version by the standard is within no specifier but an empty one.
+    """
+    if version is None:
+        return False
+    try:
+        specifiers = SpecifierSet(specifier) if isinstance(specifier, str) else specifier
+        found = Version(version)
+    except InvalidSpecifier:
+        return False
+    except InvalidVersion:
+        return not str(specifier)
+    return any(specifiers.contains(one, prereleases=True) for one in _counting_as(found))
+
+
+def _counting_as(version: Version) -> tuple[Version, ...]:
+    if version.is_prerelease and version.local and _OF_NVIDIA.search(version.local):
+        return version, Version(version.base_version)
+    return (version,)

@@ -64,13 +64,18 @@ class BionemoPackage:
         return f"<BionemoPackage: {self.name} {self.version or 'not installed'}>"
 
 
+def _modules(known: FamilyPackage) -> tuple[str, ...]:
+    """Those on record that the installed release has: an older one may lack some. All where it seems to have none."""
+    return tuple(module for module in known.modules if packages.brings(known.name, module)) or known.modules
+
+
 class Family:
     """All of them, imported side by side by the first question; see :class:`.imports.Imports` for the arguments."""
 
     def __init__(self, timeout: float, environment: Mapping[str, str], *, ahead: bool = True) -> None:
         self._found = {known.name: packages.find(known.name) for known in family.packages()}
         programs = {
-            known.name: Program(known.modules, known.trial and _WORKLOADS + known.trial)
+            known.name: Program(_modules(known), known.trial and _WORKLOADS + known.trial)
             for known in family.packages()
             if self._found[known.name]
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ class Host:
 
     ``glibc`` is None where the C library is another one (musl). ``container`` is the kind of container, None
     outside one. ``pci_gpus`` counts the NVIDIA GPUs on the PCI bus, None where the bus cannot be read.
-    ``device_nodes`` are the NVIDIA files in /dev. ``kernel`` is its release.
+    ``device_nodes`` are the NVIDIA files in /dev. ``kernel`` is its release. ``memory_bytes`` is all of its memory,
+    None where the kernel does not say.
     """
 
     hostname: str
@@ -33,6 +35,7 @@ class Host:
     container: str | None
     pci_gpus: int | None
     device_nodes: tuple[str, ...]
+    memory_bytes: int | None = None
 
     @property
     def is_wsl(self) -> bool:
@@ -59,6 +62,7 @@ def read() -> Host:
         # WSL 2 passes the GPUs of Windows on by another way than its bus.
         pci_gpus=None if _is_wsl(uname.release) else pci_gpus(),
         device_nodes=tuple(sorted(str(path) for path in Path("/dev").glob("nvidia*"))),
+        memory_bytes=memory_bytes(),
     )
 
 
@@ -123,6 +127,12 @@ def pci_gpus(root: Path = Path("/")) -> int | None:
         _read(device / "vendor") == _NVIDIA_VENDOR and _read(device / "class").startswith(_DISPLAY_CLASS)
         for device in devices.iterdir()
     )
+
+
+def memory_bytes(root: Path = Path("/")) -> int | None:
+    """All memory of this machine, None where the kernel does not say (proc(5), /proc/meminfo)."""
+    match = re.search(r"^MemTotal:\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def _read(path: Path) -> str:

@@ -112,6 +112,25 @@ def is_for_this_python(name: str) -> bool:
     return not tags or not tags.isdisjoint(_supported())
 
 
+def brings(name: str, module: str) -> bool:
+    """Whether this module is one that the installed distribution brings; True, too, where it has no list of files."""
+    try:
+        distribution = metadata.distribution(name)
+        listed = [PurePosixPath(row[0]) for row in csv.reader((distribution.read_text("RECORD") or "").splitlines())
+                  if row]  # fmt: skip
+    except (metadata.PackageNotFoundError, UnicodeDecodeError, csv.Error):
+        return True
+    if not listed or _editable_folder(distribution):
+        return True
+    *folders, last = module.split(".")
+    place = PurePosixPath(*folders)
+    return any(
+        (path.parent == place and path.name.partition(".")[0] == last and _is_module(str(path)))
+        or path == place / last / "__init__.py"
+        for path in listed
+    )
+
+
 def namespace_intruder(name: str) -> str | None:
     """The file that makes a namespace package a plain one, and so hides all its parts but those beside it."""
     spec = PathFinder.find_spec(name, sys.path)
@@ -127,8 +146,9 @@ def field(distribution: metadata.Distribution, name: str) -> str | None:
     """A field of the metadata, None where it is not there: by Python version, asking for it warns or raises."""
     # A dist-info folder without METADATA, or with one that is no text.
     with suppress(KeyError, TypeError, UnicodeDecodeError):
-        if name in distribution.metadata:
-            return distribution.metadata[name]
+        fields = distribution.metadata  # read from its file each time
+        if name in fields:
+            return fields[name]
     return None
 
 

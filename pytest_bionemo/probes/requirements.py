@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from packaging.markers import UndefinedComparison
 from packaging.requirements import InvalidRequirement
@@ -13,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from pytest_bionemo.facts import versions
 from pytest_bionemo.probes.packages import field
 
 
@@ -33,16 +38,8 @@ class Requirement:
 
     @property
     def is_met(self) -> bool:
-        """Whether the installed version is within the specifier, a pre-release as much as a release.
-
-        A version that is none by the standard is within no specifier but an empty one.
-        """
-        if self.installed is None or not self.specifier:
-            return self.installed is not None
-        try:
-            return SpecifierSet(self.specifier).contains(Version(self.installed), prereleases=True)
-        except InvalidVersion:
-            return False
+        """Whether the installed version is within the specifier, by :func:`.versions.admits`."""
+        return versions.admits(self.specifier, self.installed)
 
     @property
     def by(self) -> str:
@@ -83,80 +80,122 @@ def on(names: Collection[str]) -> tuple[Requirement, ...]:
     the package with it, as geneformer does for ``nemo_toolkit[lightning]``; others are no one's need.
     """
     installed = _installed()
-    extras = _asked_extras(installed)
-    found = [
-        _requirement(package, extra, declared, installed)
-        for package, distribution in sorted(installed.items())
-        for extra in ("", *sorted(extras[package]))
-        for declared in _needs(distribution, extra)
-        if canonicalize_name(declared.name) in names
-    ]
-    return tuple(dict.fromkeys(found))
+    return tuple(requirement for requirement in installed.asked_for if requirement.name in names)
 
 
-def closure(package: str) -> tuple[Requirement, ...]:
+def closure(package: str, extras: Collection[str] = ()) -> tuple[Requirement, ...]:
     """What an installed distribution needs, and what that needs in turn, as far as it is installed; in no order.
 
-    Of each distribution the extras count that somebody asks it for on the way here.
+    It is taken with these ``extras``; of the others those count that somebody asks for on the way here.
     """
-    installed = _installed()
-    found: dict[Requirement, None] = {}
-    done: set[tuple[str, str]] = set()
-    pending = [(canonicalize_name(package), "")]
-    while pending:
-        name, extra = pending.pop()
-        if name not in installed or (name, extra) in done:
-            continue
-        done.add((name, extra))
-        for declared in _needs(installed[name], extra):
-            needed = canonicalize_name(declared.name)
-            found[_requirement(name, extra, declared, installed)] = None
-            pending += [(needed, one) for one in ("", *map(canonicalize_name, declared.extras))]
-    return tuple(found)
+    return _installed().closure(canonicalize_name(package), frozenset(map(canonicalize_name, extras)))
 
 
-def _requirement(
-    package: str, extra: str, declared: Declared, installed: Mapping[str, metadata.Distribution]
-) -> Requirement:
-    name = canonicalize_name(declared.name)
-    version = field(installed[name], "Version") if name in installed else None
-    own = field(installed[package], "Version")
-    return Requirement(package, own, name, str(declared.specifier), extra or None, version)
+@dataclass(frozen=True)
+class _Distribution:
+    """What the metadata of one distribution say."""
+
+    version: str | None
+    requires: tuple[Declared, ...]
+
+    @functools.cached_property
+    def _needs(self) -> dict[str, tuple[Declared, ...]]:
+        return {}
+
+    def needs(self, extra: str) -> tuple[Declared, ...]:
+        """What it needs for this extra and not without it; what it always needs if there is none."""
+        if extra not in self._needs:
+            self._needs[extra] = tuple(
+                one for one in self.requires if _holds(one, extra) and not (extra and _holds(one, ""))
+            )
+        return self._needs[extra]
 
 
-def _installed() -> Mapping[str, metadata.Distribution]:
+class _Installed:
     """The distributions by normalised name, each the first on ``sys.path``: that is the one in use."""
-    found: dict[str, metadata.Distribution] = {}
-    for distribution in metadata.distributions():
-        if name := field(distribution, "Name"):
-            found.setdefault(canonicalize_name(name), distribution)
-    return found
+
+    def __init__(self) -> None:
+        self._distributions: dict[str, _Distribution] = {}
+        for found in metadata.distributions():
+            name = field(found, "Name")
+            if name and canonicalize_name(name) not in self._distributions:
+                self._distributions[canonicalize_name(name)] = _read(found)
+        self._closures: dict[tuple[str, frozenset[str]], tuple[Requirement, ...]] = {}
+
+    @functools.cached_property
+    def asked_for(self) -> tuple[Requirement, ...]:
+        """What all of them need, with the extras that one asks another for."""
+        extras = self._asked_extras()
+        found = [
+            self._requirement(package, extra, declared)
+            for package, distribution in sorted(self._distributions.items())
+            for extra in ("", *sorted(extras[package]))
+            for declared in distribution.needs(extra)
+        ]
+        return tuple(dict.fromkeys(found))
+
+    def closure(self, package: str, extras: frozenset[str]) -> tuple[Requirement, ...]:
+        if (package, extras) not in self._closures:
+            self._closures[package, extras] = tuple(dict.fromkeys(self._walk(package, extras)))
+        return self._closures[package, extras]
+
+    def _walk(self, package: str, extras: Collection[str]) -> Iterator[Requirement]:
+        done: set[tuple[str, str]] = set()
+        pending = [(package, extra) for extra in ("", *extras)]
+        while pending:
+            name, extra = pending.pop()
+            if name not in self._distributions or (name, extra) in done:
+                continue
+            done.add((name, extra))
+            for declared in self._distributions[name].needs(extra):
+                yield self._requirement(name, extra, declared)
+                needed = canonicalize_name(declared.name)
+                pending += [(needed, one) for one in ("", *map(canonicalize_name, declared.extras))]
+
+    def _requirement(self, package: str, extra: str, declared: Declared) -> Requirement:
+        name = canonicalize_name(declared.name)
+        version = self._distributions[name].version if name in self._distributions else None
+        own = self._distributions[package].version
+        return Requirement(package, own, name, str(declared.specifier), extra or None, version)
+
+    def _asked_extras(self) -> Mapping[str, set[str]]:
+        extras: dict[str, set[str]] = {name: set() for name in self._distributions}
+        pending = [(name, "") for name in self._distributions]
+        while pending:
+            package, extra = pending.pop()
+            for declared in self._distributions[package].needs(extra):
+                name = canonicalize_name(declared.name)
+                new = {canonicalize_name(one) for one in declared.extras} - extras.get(name, set())
+                if name in self._distributions and new:
+                    extras[name] |= new
+                    pending += [(name, one) for one in new]
+        return extras
 
 
-def _asked_extras(installed: Mapping[str, metadata.Distribution]) -> Mapping[str, set[str]]:
-    extras: dict[str, set[str]] = {name: set() for name in installed}
-    pending = [(name, "") for name in installed]
-    while pending:
-        package, extra = pending.pop()
-        for declared in _needs(installed[package], extra):
-            name = canonicalize_name(declared.name)
-            new = {canonicalize_name(one) for one in declared.extras} - extras.get(name, set())
-            if name in installed and new:
-                extras[name] |= new
-                pending += [(name, one) for one in new]
-    return extras
+def _installed() -> _Installed:
+    """The distributions that are there now: read again where a folder of ``sys.path`` has changed."""
+    return _read_all(tuple((folder, _changed(folder)) for folder in sys.path))
 
 
-def _needs(distribution: metadata.Distribution, extra: str) -> Iterator[Declared]:
-    """What it needs for this extra and not without it; what it always needs if there is none."""
+@functools.lru_cache(maxsize=1)
+def _read_all(folders: tuple[tuple[str, int], ...]) -> _Installed:
+    # Hundreds of distributions are usual, and each is asked for many times.
+    return _Installed()
+
+
+def _changed(folder: str) -> int:
+    try:
+        return Path(folder or ".").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _read(distribution: metadata.Distribution) -> _Distribution:
+    declared = []
     for text in distribution.requires or ():
-        try:
-            declared = Declared(text)
-        except InvalidRequirement:  # older than the standard: pip leaves it out as well
-            continue
-        is_always_needed = _holds(declared, "")
-        if is_always_needed if not extra else not is_always_needed and _holds(declared, extra):
-            yield declared
+        with suppress(InvalidRequirement):  # older than the standard: pip leaves it out as well
+            declared.append(Declared(text))
+    return _Distribution(field(distribution, "Version"), tuple(declared))
 
 
 def _holds(declared: Declared, extra: str) -> bool:

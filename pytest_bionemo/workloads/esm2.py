@@ -55,7 +55,8 @@ def try_build(name: str) -> dict[str, Any]:
 
     :param name: a size of ``facts/esm2.toml``.
     :return: ``error`` (the first cause for which transformers cannot be imported or cannot build it; None if it
-        can) and ``trained_parameters`` (those that the loss depends on; None with an error).
+        can), ``trained_parameters`` (those that the loss depends on) and ``attention`` (transformers' name of the one
+        that it takes by itself: "eager" keeps all scores, "sdpa" none), both None with an error.
     :raises ValueError: for a size that there is not.
     """
     esm2.find(name)
@@ -64,9 +65,10 @@ def try_build(name: str) -> dict[str, Any]:
     except MemoryError:  # the machine's trouble, which the worker reports
         raise
     except Exception as error:  # whatever the package that breaks transformers raises
-        return {"error": _first_cause(error), "trained_parameters": None}
+        return {"error": _first_cause(error), "trained_parameters": None, "attention": None}
     trained = sum(parameter.numel() for key, parameter in model.named_parameters() if is_trained(key))
-    return {"error": None, "trained_parameters": trained}
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return {"error": None, "trained_parameters": trained, "attention": attention}
 
 
 def is_trained(parameter: str) -> bool:

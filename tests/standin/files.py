@@ -151,10 +151,10 @@ def _lay(steps: Sequence[Sequence[Any]]) -> None:
             continue
         assert ground
         path = Path(what[0])
-        ground.prepare(path.parent)
-        if kind == "mount" and path.exists():
+        if kind == "mount" and path.exists():  # as in /proc, which cannot be made anew
             _mount(*what[1], str(path))
             continue
+        ground.prepare(path.parent)
         _clear(path)
         if kind == "write":
             path.write_text(what[1])

@@ -1,7 +1,7 @@
 """``python -m pytest_bionemo validate | checks``.
 
 ``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
-ini file, no module of that folder. ``checks`` lists every shipped check.
+ini file, no module of that folder. ``checks`` lists every shipped check, as a page in Markdown with ``--markdown``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from pytest_bionemo.checking import CheckSpec
 
 _USAGE = """\
 usage: python -m pytest_bionemo validate [pytest options]
-       python -m pytest_bionemo checks
+       python -m pytest_bionemo checks [--markdown]
 
 validate  is this machine ready for BioNeMo? The same as pytest --bionemo-validate, isolated from the
           folder that it is started in (no conftest, no ini file). Options: pytest --help
-checks    list every check with its title, severity, level and what it needs"""
+checks    list every check with its title, severity, level, what it needs and how it is fixed"""
 
 _ISOLATED = ("-c", os.devnull, "--rootdir=.", "--noconftest", "-p", "no:cacheprovider")
 _USAGE_ERROR = 4
@@ -30,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     command, *rest = arguments or ("",)
     if command == "validate":
         return validate(rest)
-    if command == "checks" and not rest:
+    if command == "checks" and rest in ([], ["--markdown"]):
         import shutil
 
-        print("\n".join(list_checks(shutil.get_terminal_size().columns)))
+        print("\n".join(document_checks() if rest else list_checks(shutil.get_terminal_size().columns)))
         return 0
     if command in ("-h", "--help"):
         print(_USAGE)
@@ -58,6 +61,40 @@ def list_checks(width: int) -> Iterator[str]:
     # Imported late, like shutil: until validate has its own interpreter, the current folder is on sys.path.
     import textwrap
 
+    def wrap(text: str, indent: str = "      ") -> list[str]:
+        return textwrap.wrap(text, width - 6, initial_indent="      ", subsequent_indent=indent)
+
+    for topic, title, checks in _shipped_checks():
+        yield from textwrap.wrap(f"{topic}: {title}", width - 2, subsequent_indent="  ")
+        for name, spec, needed in checks:
+            yield f"  {name}  ({spec.severity}, {spec.level})"
+            yield from wrap(spec.title)
+            if needed:
+                yield from wrap(f"needs {', '.join(needed)}", "        ")
+            if spec.fix:
+                yield from wrap(f"fix: {spec.fix}", "        ")
+        yield ""
+
+
+def document_checks() -> Iterator[str]:
+    """The lines of the page that lists them, in Markdown."""
+    yield "# Every check"
+    yield ""
+    yield "A finding tells more: what was seen, and the commands that fix it on the machine at hand. This page is"
+    yield "made by `python -m pytest_bionemo checks --markdown`."
+    for topic, title, checks in _shipped_checks():
+        yield from ("", f"## {topic}", "", title)
+        for name, spec, needed in checks:
+            yield from ("", f"### {topic}::{name}", "", spec.title, "")
+            yield f"- severity {spec.severity}, from level {spec.level} on"
+            if needed:
+                yield f"- needs {', '.join(f'`{check}`' for check in needed)}"
+            if spec.fix:
+                yield f"- fix: {spec.fix}"
+
+
+def _shipped_checks() -> Iterator[tuple[str, str, list[tuple[str, CheckSpec, list[str]]]]]:
+    """Each topic with its title and its checks: name, what is declared, and the checks that it waits for."""
     from pytest_bionemo.checking import spec_of
     from pytest_bionemo.checks import shipped
     from pytest_bionemo.suite import NAME, import_checks, topic_of
@@ -65,18 +102,9 @@ def list_checks(width: int) -> Iterator[str]:
     for module_name in shipped():
         module = import_checks(module_name)
         title = (module.__doc__ or "").strip().partition("\n")[0]
-        yield from textwrap.wrap(f"{NAME}/{topic_of(module_name)}: {title}", width - 2, subsequent_indent="  ")
-        for name, function in vars(module).items():
-            spec = spec_of(function)
-            if spec:
-                yield f"  {name}  ({spec.severity}, {spec.level})"
-                yield from textwrap.wrap(spec.title, width - 6, initial_indent="      ", subsequent_indent="      ")
-                needed = ", ".join(_established(function, spec.needs))
-                if needed:
-                    yield from textwrap.wrap(
-                        f"needs {needed}", width - 6, initial_indent="      ", subsequent_indent="        "
-                    )
-        yield ""
+        declared = [(name, spec, function) for name, function in vars(module).items() if (spec := spec_of(function))]
+        checks = [(name, spec, _established(function, spec.needs)) for name, spec, function in declared]
+        yield f"{NAME}/{topic_of(module_name)}", title, checks
 
 
 def _established(function: object, needs: Sequence[str]) -> list[str]:

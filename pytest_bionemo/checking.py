@@ -33,13 +33,14 @@ TARGET = "bionemo_target"
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """What ``@check`` was told, and the first line of the docstring."""
+    """What ``@check`` was told, and what the docstring says: its first line, and the paragraph "Fix: ..."."""
 
     title: str
     severity: Severity
     level: Level
     needs: tuple[str, ...]
     about: str | None = None
+    fix: str | None = None
 
 
 class CheckFailed(Exception):
@@ -76,7 +77,8 @@ def check(
         ``"bionemo-*"`` every package whose name begins like this.
         With ``--bionemo-target``, one about something that no such target needs is a warning.
     :raises ValueError: for an unknown severity or level, or a function without a docstring, whose first line
-        is the title of the check, or one that yields or awaits.
+        is the title of the check, or one that yields or awaits. A paragraph of it that begins with "Fix: " says what
+        to do about its findings.
     """
     _expect("severity", severity, SEVERITIES)
     _expect("level", level, LEVELS)
@@ -87,12 +89,18 @@ def check(
             raise ValueError(f"check {function.__qualname__} has no docstring: its first line is the title")
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
             raise ValueError(f"check {function.__qualname__} yields or awaits: calling it would run nothing")
-        setattr(function, _ATTRIBUTE, CheckSpec(title, severity, level, tuple(needs), about))
+        spec = CheckSpec(title, severity, level, tuple(needs), about, _fix_in(inspect.getdoc(function) or ""))
+        setattr(function, _ATTRIBUTE, spec)
         # pytest's own opt-in: collected whatever the project's python_functions say.
         function.__test__ = True  # type: ignore[attr-defined]
         return pytest.mark.usefixtures(*needs)(function) if needs else function
 
     return declare
+
+
+def _fix_in(docstring: str) -> str | None:
+    found = [part.removeprefix("Fix: ") for part in docstring.split("\n\n") if part.startswith("Fix: ")]
+    return " ".join(found[0].split()) if found else None
 
 
 def spec_of(function: object) -> CheckSpec | None:

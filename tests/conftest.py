@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from faults import severity_of
+from pytest_bionemo.checking import CheckFailed, spec_of
+from pytest_bionemo.model import Finding
 from standin import Libraries, Node, build
 from standin.environment import Environment
 from standin.files import Files
@@ -96,6 +99,51 @@ class Run:
         return str(test["outcome"])
 
 
+RUNS: list[Run] = []
+"""Those of the current test."""
+
+
+@pytest.fixture(autouse=True)
+def _proof_of_the_matrix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hold what a test proves of the fault matrix against what it has seen: see ``faults.proves``."""
+    rows = [mark.args[0] for mark in request.node.iter_markers("fault")]
+    found: list[tuple[str, str | None, str]] = []
+    RUNS.clear()
+    if not rows:
+        yield
+        return
+    create = CheckFailed.__init__
+
+    def record(self: CheckFailed, finding: Finding) -> None:
+        create(self, finding)
+        found.append((_failing_check(), finding.severity, finding.action.value))
+
+    monkeypatch.setattr(CheckFailed, "__init__", record)
+    yield
+    for run in RUNS:
+        for severity, findings in (("blocker", run.bionemo["blockers"]), ("warning", run.bionemo["warnings"])):
+            found += [(_without_parameter(one["check"]), severity, one["action"]) for one in findings]
+    for row in rows:
+        seen = {(check, severity or severity_of(check), action) for check, severity, action in found}
+        assert (row.check, row.severity, row.action) in seen, f"the matrix says {row}, the test has seen {seen}"
+
+
+def _failing_check() -> str:
+    """The check of which a frame is on the stack."""
+    frame = sys._getframe()
+    while frame.f_back:
+        frame = frame.f_back
+        module = str(frame.f_globals.get("__name__"))
+        name = frame.f_code.co_name
+        if module.startswith("pytest_bionemo.checks.") and spec_of(frame.f_globals.get(name)):
+            return f"{module.rpartition('.')[2]}::{name}"
+    return ""
+
+
+def _without_parameter(check: str) -> str:
+    return check.removeprefix("bionemo/").partition("[")[0]
+
+
 class Rig:
     """A machine for one test.
 
@@ -145,7 +193,8 @@ class Rig:
         done: subprocess.CompletedProcess[str] = self.environment.run(
             args, folder, env=self.environ(), timeout=timeout, files=self.files
         )
-        return Run(done.returncode, done.stdout, done.stderr, folder / REPORT)
+        RUNS.append(Run(done.returncode, done.stdout, done.stderr, folder / REPORT))
+        return RUNS[-1]
 
     def pytest(self, *args: str, cwd: Path | None = None, timeout: float = 120) -> Run:
         """Run pytest."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from conftest import Rig
+from faults import proves
 from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
 from pytest_bionemo.checks import benchmark
 from pytest_bionemo.compute import MEASUREMENT, Compute, ComputeDevice
@@ -60,6 +61,7 @@ torch.mm = faulty
 """
 
 
+@proves("benchmark::multiplies_at_full_speed", "one device at a third of the speed of its peers", "kernel")
 def test_a_device_at_a_third_of_its_peers_speed_is_named(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(WORKS_THREE_TIMES, device="cpu2")
     ids = [f"{TOPIC}::multiplies_at_full_speed[cpu{index}-bf16]" for index in range(4)]
@@ -84,6 +86,7 @@ TIMED = ("multiplies_at_full_speed[cpu0-fp32]", "memory_at_full_speed[cpu0]", "c
          "transforms_at_full_speed[cpu0]", "solves_at_full_speed[cpu0]", "trains_at_full_speed[cpu0]")  # fmt: skip
 
 
+@proves("benchmark::multiplies_at_full_speed", "a clock that is too slow", "kernel", "REBOOT_NODE")
 def test_a_device_faster_than_physics_is_not_believed(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(TOO_SLOW_A_CLOCK)
     run = compute_rig.rehearse(*(f"{TOPIC}::{check}" for check in (*TIMED, "launches_quickly[cpu0]")))
@@ -116,12 +119,13 @@ SLOW_DISK = """
 import time
 make = torch.tensor
 def slow(values, *arguments, **options):
-    time.sleep(0.02)
+    time.sleep(0.06)
     return make(values, *arguments, **options)
 torch.tensor = slow
 """
 
 
+@proves("benchmark::loader_feeds_training", "data come too slowly", "package")
 def test_a_loader_that_starves_the_training_is_a_warning(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(SLOW_DISK)
     run = compute_rig.rehearse(f"{TOPIC}::loader_feeds_training[cpu0]", f"{TOPIC}::trains_at_full_speed[cpu0]")
@@ -138,6 +142,7 @@ library.impl("erf", lambda values: torch.full_like(values, float("nan")), "CPU")
 """
 
 
+@proves("benchmark::trains_at_full_speed", "the loss is no number", "kernel")
 def test_a_loss_that_is_no_number_blocks(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(BROKEN_ACTIVATION)
     run = compute_rig.rehearse(f"{TOPIC}::trains_at_full_speed[cpu0]")
@@ -171,6 +176,10 @@ torch.cholesky_inverse = wrong_inverse
 """
 
 
+@proves("benchmark::solves_at_full_speed", "fast and wrong results", "kernel")
+@proves("benchmark::transforms_at_full_speed", "fast and wrong results", "kernel")
+@proves("benchmark::copies_at_full_speed", "fast and wrong results", "kernel")
+@proves("benchmark::memory_at_full_speed", "fast and wrong results", "kernel")
 def test_fast_and_wrong_is_a_fault(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(WRONG_RESULTS)
     said = {
@@ -291,6 +300,7 @@ def test_a_healthy_gpu_is_good() -> None:
     assert measured["ci95"] == [pytest.approx(776.1), pytest.approx(783.9)]
 
 
+@proves("benchmark::multiplies_at_full_speed", "a GPU far below the reference of its model", "worker", "REPLACE_NODE")
 def test_a_gpu_far_below_its_reference_is_replaced() -> None:
     bench = Bench("gemm:run", {"GPU-a": products(400.0)})
     finding = finding_of(benchmark.multiplies_at_full_speed, bench.worker, "bf16")
@@ -314,6 +324,7 @@ def test_what_holds_the_clock_down_is_said_with_the_low_number() -> None:
     assert finding.message.endswith("; under load SM clock 600 MHz, 55 C, held down by: hardware power brake")
 
 
+@proves("benchmark::multiplies_at_full_speed", "faster than physics", "worker", "REBOOT_NODE")
 def test_a_gpu_faster_than_physics_is_a_blocker_of_its_own() -> None:
     bench = Bench("gemm:run", {"GPU-a": products(1200.0), "GPU-b": products(1200.0)})
     finding = finding_of(benchmark.multiplies_at_full_speed, bench.worker, "bf16")
@@ -398,7 +409,19 @@ def test_a_lone_gpu_that_nobody_measured_is_held_to_its_bound(
     assert bench.measured("matmul_bf16")["judgement"] == judgement
 
 
-@pytest.mark.parametrize(("rate", "severity"), [(140.0, "warning"), (70.0, None)])
+@pytest.mark.parametrize(
+    ("rate", "severity"),
+    [
+        (140.0, "warning"),
+        pytest.param(
+            70.0,
+            None,
+            marks=proves(
+                "benchmark::memory_at_full_speed", "memory at a fraction of its bound", "worker", "REPLACE_NODE"
+            ),
+        ),
+    ],
+)
 @pytest.mark.parametrize("slow", ["copy", "read"])
 def test_the_memory_of_a_lone_gpu_is_held_to_its_bound(slow: str, rate: float, severity: str | None) -> None:
     answer = {"copy": number(240.0), "read": number(250.0), "wrong": 0}
@@ -409,7 +432,22 @@ def test_the_memory_of_a_lone_gpu_is_held_to_its_bound(slow: str, rate: float, s
     assert "x its physical bound (bound 300)" in finding.message
 
 
-@pytest.mark.parametrize(("rate", "severity"), [(9.0, "warning"), (1.7, None)])
+@pytest.mark.parametrize(
+    ("rate", "severity"),
+    [
+        (9.0, "warning"),
+        pytest.param(
+            1.7,
+            None,
+            marks=proves(
+                "benchmark::copies_at_full_speed",
+                "the link to the host at a fraction of its bound",
+                "worker",
+                "REPLACE_NODE",
+            ),
+        ),
+    ],
+)
 def test_the_link_of_a_lone_gpu_is_held_to_its_bound(rate: float, severity: str | None) -> None:
     answer = {"rate": number(12.5), "pinned": True, "wrong": 0}  # a host of the generation before
     benchmark.copies_at_full_speed(alone("copies:run", answer).worker, "h2d")
@@ -476,6 +514,7 @@ def test_a_format_that_the_gpu_has_not_is_not_asked_for() -> None:
     assert bench.workers.asked == []
 
 
+@proves("benchmark::launches_quickly", "launches wait for their kernels", "worker")
 def test_launches_that_wait_for_their_kernels_are_a_warning() -> None:
     answer = {"launch": number(4e-6), "round_trip": number(9e-6), "waiting": 0.03}
     bench = Bench("launch:run", {"GPU-a": answer})
@@ -493,7 +532,19 @@ def test_a_gpu_of_which_nvml_says_nothing_is_no_pass(denied: bool, kind: type[Ba
         benchmark.no_throttling_under_load(bench.worker)
 
 
-@pytest.mark.parametrize(("share", "severity"), [(0.1, "warning"), (0.9, None)])
+@pytest.mark.parametrize(
+    ("share", "severity"),
+    [
+        (0.1, "warning"),
+        pytest.param(
+            0.9,
+            None,
+            marks=proves(
+                "benchmark::no_throttling_under_load", "the hardware holds the clock down", "worker", "REPLACE_NODE"
+            ),
+        ),
+    ],
+)
 def test_a_hardware_slowdown_that_stays_blocks(share: float, severity: str | None) -> None:
     names = ["hardware slowdown"]
     load = products(780.0, samples=20, hardware_share=share, hot_share=0.0, reason_names=names)

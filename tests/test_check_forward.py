@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from conftest import Rig, Run
+from faults import proves
 from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
 from pytest_bionemo.checks import forward
 from pytest_bionemo.compute import Compute
@@ -100,6 +101,14 @@ def add_up(x, dim=None, keepdim=False, *, dtype=None):
 
 library.impl("sum", lambda x, *, dtype=None: add_up(x), "CPU")
 """
+A_MASK_THAT_IS_IGNORED = """
+right_attention = torch.nn.functional.scaled_dot_product_attention
+
+def attention(query, key, value, attn_mask=None, **options):
+    return right_attention(query, key, value, None if query.dtype is torch.float32 else attn_mask, **options)
+
+torch.nn.functional.scaled_dot_product_attention = attention
+"""
 HUGE_WEIGHTS = """
 normal_ = torch.Tensor.normal_
 torch.Tensor.normal_ = lambda tensor, mean=0, std=1, **rest: normal_(tensor, mean, 10 * std, **rest)
@@ -126,6 +135,7 @@ def test_a_healthy_rehearsal_passes(compute_rig: Rig) -> None:
     assert all(measured[f"repeated_elements_{format}"]["value"] > 1e5 for format in ("fp32", "bf16"))
 
 
+@proves("forward::small_encoder_agrees", "one NaN in a product", "kernel")
 def test_one_element_that_is_not_a_number_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + ONE_NAN)
     run = compute_rig.rehearse("bionemo/forward")
@@ -137,6 +147,7 @@ def test_one_element_that_is_not_a_number_is_found(compute_rig: Rig) -> None:
     assert found[ESM2].startswith("cpu0: not finite in ESM-2 8M: loss, logits, gradient of esm.embeddings")
 
 
+@proves("forward::small_encoder_agrees", "a gradient is a thousandth too large", "kernel")
 def test_a_gradient_that_is_a_thousandth_too_large_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + A_THOUSANDTH_TOO_LARGE)
     run = compute_rig.rehearse(f"bionemo/{SMALL}")
@@ -148,6 +159,7 @@ def test_a_gradient_that_is_a_thousandth_too_large_is_found(compute_rig: Rig) ->
     assert said["device"] == "cpu0"
 
 
+@proves("forward::autocast_agrees", "gradients of weights are wrong in 16 bits", "kernel")
 def test_gradients_that_are_wrong_in_16_bits_alone_are_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + WRONG_GRADIENTS_OF_WEIGHTS_IN_16_BITS)
     run = compute_rig.rehearse(*(f"bionemo/{check}" for check in (SMALL, AUTOCAST, ADAMW)))
@@ -158,6 +170,15 @@ def test_gradients_that_are_wrong_in_16_bits_alone_are_found(compute_rig: Rig) -
     assert said["device"] == "cpu0"
 
 
+@proves("forward::esm2_agrees", "attention ignores its mask", "kernel")
+def test_attention_that_looks_at_padding_is_found(compute_rig: Rig) -> None:
+    compute_rig.spoil_workers(A_MASK_THAT_IS_IGNORED)
+    run = compute_rig.rehearse(f"bionemo/{ESM2}")
+    assert run.blockers == [ESM2]
+    assert " tensors are off" in run.finding(ESM2)["message"]
+
+
+@proves("forward::adamw_agrees", "AdamW takes half of its step", "kernel")
 def test_an_adamw_that_takes_half_of_its_steps_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + HALF_AN_UPDATE)
     run = compute_rig.rehearse("bionemo/forward")
@@ -183,6 +204,7 @@ def test_gradients_that_are_lost_are_named(compute_rig: Rig) -> None:
     )
 
 
+@proves("forward::step_repeats", "a kernel is off by one bit now and then", "kernel")
 def test_a_kernel_that_is_sometimes_off_by_one_bit_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + NOW_AND_THEN_ONE_BIT)
     run = compute_rig.rehearse(*(f"bionemo/{check}" for check in REPEATS))
@@ -211,6 +233,7 @@ def test_a_model_that_does_not_begin_at_a_random_guess_is_found(compute_rig: Rig
     assert message.endswith(" on the CPU, expected 3.497 (a random guess), give or take 0.5")
 
 
+@proves("forward::esm2_builds", "transformers does not import", "distribution")
 def test_a_broken_transformers_is_one_finding_with_its_cause(compute_rig: Rig) -> None:
     package = compute_rig.site / "transformers"
     package.mkdir()
@@ -238,6 +261,7 @@ def test_a_transformers_that_builds_another_model_is_found(compute_rig: Rig) -> 
     assert run.gap(ESM2)["waits_for"] == f"bionemo/{BUILDS}"
 
 
+@proves("forward::has_transformers", "transformers is not installed", "distribution")
 def test_without_transformers_is_a_warning_and_the_rest_goes_on(torch_rig: Rig) -> None:
     run = torch_rig.rehearse("bionemo/forward")
     assert run.outcome(HAS) == "warned"
@@ -390,6 +414,7 @@ def test_tf32_is_not_to_blame_for_what_goes_wrong_in_16_bits(monkeypatch: pytest
     assert caught.value.finding.action is Action.REPLACE_NODE
 
 
+@proves("forward::adamw_agrees", "AdamW is wrong on a GPU", "worker", "REPLACE_NODE")
 def test_an_adamw_that_is_wrong_is_found_and_the_gpu_to_be_replaced() -> None:
     worker = Worker(answer(update_errors={"a": 0.5, "b": 1e-7}))
     with pytest.raises(
@@ -406,6 +431,7 @@ def test_adamw_waits_for_gradients(changes: dict[str, Any]) -> None:
         forward.adamw_agrees(cast("Compute", Worker(answer(**changes))))
 
 
+@proves("forward::step_repeats", "a GPU gives another result the next time", "worker", "REPLACE_NODE")
 def test_a_gpu_that_changes_its_mind_is_to_be_replaced_whatever_its_self_proof_says() -> None:
     found = {"differing": ["gradient of a"], "tensors": 32, "compared_elements": 10, "found_flip": False}
     with pytest.raises(CheckFailed, match="gave other bits in 1 of 32 tensors: gradient of a") as caught:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from conftest import REPORT, Rig, Run
+from faults import proves
 from standin.distributions import write_distribution
 
 FITS = "lightning::fits[cpu0-32-true]"
@@ -70,6 +71,7 @@ def test_where_esm2_cannot_be_built_a_small_model_is_trained_and_judged(compute_
 # ----------------------------------------------------------------------------------------------- training
 
 
+@proves("lightning::fits", "the optimizer changes nothing", "kernel")
 def test_a_loss_that_does_not_fall_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers("torch.optim.AdamW.step = lambda self, closure=None: closure()")
     run = compute_rig.rehearse(f"bionemo/{FITS}")
@@ -95,6 +97,7 @@ def test_a_loss_that_is_no_number_is_found_with_its_step(compute_rig: Rig) -> No
     assert run.finding(FITS)["message"] == "cpu0: ESM-2 tiny in 32-true: the loss of step 5 is nan"
 
 
+@proves("lightning::fits", "autocast does nothing", "kernel")
 def test_autocast_that_does_nothing_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(
         "enter = torch.autocast.__enter__\n"
@@ -119,6 +122,7 @@ def test_a_device_that_lightning_does_not_take_is_found(compute_rig: Rig) -> Non
     assert "cpu0: Lightning ends in MisconfigurationException: `CPUAccelerator` can not run on your system" in message
 
 
+@proves("lightning::trainer_starts", "the Trainer is on another device", "package")
 def test_a_trainer_on_another_device_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(
         "from pytorch_lightning.strategies import SingleDeviceStrategy\n"
@@ -132,6 +136,7 @@ def test_a_trainer_on_another_device_is_found(compute_rig: Rig) -> None:
 # -------------------------------------------------------------------------------- checkpoints, strategies
 
 
+@proves("lightning::checkpoint_round_trip", "one byte of the checkpoint changes", "package")
 def test_a_checkpoint_with_one_byte_changed_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(
         "save = torch.save\n"
@@ -150,6 +155,7 @@ def test_a_checkpoint_with_one_byte_changed_is_found(compute_rig: Rig) -> None:
     )
 
 
+@proves("lightning::strategy_starts", "no process group can be started", "package")
 def test_a_process_group_that_does_not_start_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers("torch.distributed.is_available = lambda: False")
     run = compute_rig.rehearse("bionemo/lightning::strategy_starts")
@@ -178,6 +184,7 @@ def test_gradients_that_are_lost_on_the_way_are_found(compute_rig: Rig) -> None:
 # ------------------------------------------------------------------------------------ what is installed
 
 
+@proves("lightning::imports", "Lightning does not import", "distribution")
 def test_a_lightning_that_does_not_import_is_one_finding(compute_rig: Rig) -> None:
     (compute_rig.site / "pytorch_lightning.py").write_text(
         "try:\n    import a_missing_part\nexcept ImportError as error:\n    raise RuntimeError from error\n"
@@ -193,6 +200,7 @@ def test_a_lightning_that_does_not_import_is_one_finding(compute_rig: Rig) -> No
     assert run.outcome("lightning::installed") == "passed"
 
 
+@proves("lightning::requirements_met", "Lightning is older than a package needs", "distribution")
 def test_a_requirement_that_is_not_met_is_a_warning_with_its_reason(rig: Rig) -> None:
     write_distribution(rig.site, "lightning", "2.6.6")
     write_distribution(
@@ -236,6 +244,7 @@ def test_either_distribution_will_do(torch_rig: Rig, name: str) -> None:
     assert run.outcome("lightning::requirements_met") == "not_applicable"
 
 
+@proves("lightning::installed", "Lightning is not installed", "distribution")
 def test_without_lightning_one_warning_says_so(torch_rig: Rig) -> None:
     run = torch_rig.rehearse("bionemo/lightning")
     assert run.warnings == ["lightning::installed"]

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from conftest import Rig
+from faults import proves
 from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
 from pytest_bionemo.checks import numerics
 from pytest_bionemo.compute import Compute
@@ -126,6 +127,7 @@ def test_a_healthy_rehearsal_passes_and_tells_its_exposure(compute_rig: Rig) -> 
     assert {entry["device"] for entry in measured.values()} == {"cpu0"}
 
 
+@proves("numerics::products_are_exact", "one bit flips once, an old result, one NaN", "kernel")
 def test_wrong_products_are_found_on_the_device_that_makes_them(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + ONE_BIT_ONCE_IN_BF16_AND_AN_OLD_RESULT_IN_FP16 + ONE_NAN_IN_FP8, "cpu1")
     checks = "numerics::products_are_exact"
@@ -145,6 +147,7 @@ def test_wrong_products_are_found_on_the_device_that_makes_them(compute_rig: Rig
     assert {finding["action"] for finding in (flipped, old, nan)} == {"FIX_SOFTWARE"}
 
 
+@proves("numerics::products_are_exact", "products of transposed operands are wrong", "kernel")
 def test_products_that_are_wrong_in_one_layout_alone_are_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + WRONG_GRADIENTS_OF_WEIGHTS_IN_16_BITS)
     formats = ("bf16", "fp16", "fp32")
@@ -175,6 +178,8 @@ def test_a_mistake_in_what_the_right_answer_is_made_from_is_found(compute_rig: R
     assert "in row 5 and column 7" in run.finding(EXACT["fp32"])["message"]
 
 
+@proves("numerics::products_repeat_bitwise", "softmax flips a bit now and then", "kernel")
+@proves("numerics::memory_holds_patterns", "a bit of memory is stuck", "kernel")
 def test_bits_that_do_not_repeat_and_memory_that_does_not_hold_are_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + ONE_BIT_NOW_AND_THEN_IN_SOFTMAX + A_BIT_STUCK_IN_MEMORY)
     run = compute_rig.rehearse(f"bionemo/{REPEAT}", f"bionemo/{MEMORY}")
@@ -309,6 +314,7 @@ def test_a_build_without_the_product_is_told() -> None:
         multiply(Worker({"missing": "refused"}), "fp8")
 
 
+@proves("numerics::products_are_exact", "a GPU computes wrong", "worker", "REPLACE_NODE")
 def test_a_gpu_that_computes_wrong_is_to_be_replaced_whatever_its_self_proof_says() -> None:
     wrong = products(mismatches=3, wrong_products=2, first=[4, 5, 1.5, 2.5], found_output_flip=False)
     with pytest.raises(CheckFailed) as caught:

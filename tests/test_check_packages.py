@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPORT, Rig, Run
+from faults import proves
 from pytest_bionemo import install_options
 from pytest_bionemo.facts import family
 from pytest_bionemo.probes.machine import Machine
@@ -117,6 +118,7 @@ WRONG = {
 }
 
 
+@proves("packages::works", "a package gives wrong results", "package")
 def test_a_package_that_gives_wrong_results_is_found(bionemo_rig: Rig) -> None:
     spoil_imports(bionemo_rig.site, SPOILT)
     run = rehearse(bionemo_rig)
@@ -134,6 +136,7 @@ def test_a_package_that_fails_at_its_small_example_is_found(bionemo_rig: Rig) ->
 
 
 @pytest.mark.skipif("bionemo-moco" not in INSTALLED, reason="needs bionemo-moco, which this machine cannot have")
+@proves("packages::requirements_met", "two packages that exclude each other", "distribution")
 def test_two_packages_that_exclude_each_other_are_both_named(bionemo_rig: Rig) -> None:
     """numpy as pip leaves it when it is told to install both: one of the two goes without."""
     install(bionemo_rig.environment, ["pip", "install", "--no-deps", "--target", str(bionemo_rig.site), "numpy>=2"])
@@ -149,6 +152,7 @@ def test_two_packages_that_exclude_each_other_are_both_named(bionemo_rig: Rig) -
 
 
 @pytest.mark.skipif(not {"bionemo-moco", "bionemo-scdl"} <= set(INSTALLED), reason="needs both, which numpy 1 allows")
+@proves("packages::imports_deeply", "pyarrow is too new for numpy", "distribution")
 def test_what_a_dependency_broke_is_told_with_its_cause_and_its_fix(bionemo_rig: Rig) -> None:
     """What pip installs when it is not told "pyarrow<26"."""
     site = str(bionemo_rig.site)
@@ -162,6 +166,7 @@ def test_what_a_dependency_broke_is_told_with_its_cause_and_its_fix(bionemo_rig:
     assert run.gap("packages::works[bionemo-scdl]")["waits_for"] == "bionemo/packages::imports_deeply[bionemo-scdl]"
 
 
+@proves("packages::imports_deeply", "nemo-toolkit is too new for bionemo-llm", "distribution")
 def test_bionemo_llm_with_todays_nemo_is_found_with_the_cause_and_the_fix(bionemo_rig: Rig) -> None:
     """A plain import passes. Of what pip picks today, this is the least that shows it."""
     names = ["bionemo-llm", "nemo-toolkit", "megatron-core", "lightning", "pytorch-lightning"]
@@ -259,6 +264,7 @@ DAMAGES: dict[str, tuple[Callable[[Rig], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@proves("packages::is_whole", "a damaged installation", "distribution")
 def test_a_damaged_installation_is_one_finding_and_stops_nothing(rig: Rig, damage: str) -> None:
     inject, message = DAMAGES[damage]
     inject(rig)
@@ -289,6 +295,7 @@ def built_for(rig: Rig, name: str, tag: str) -> None:
     (write_package(rig.site, name) / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
 
 
+@proves("packages::fits_platform", "built for another processor", "distribution")
 def test_a_package_that_is_built_for_another_processor_is_found(rig: Rig) -> None:
     built_for(rig, "bionemo-noodles", "cp311-cp311-manylinux_2_28_sparc64")
     run = rehearse(rig)
@@ -327,6 +334,7 @@ def requirements_of_core(rig: Rig, *requires: str) -> Run:
 CORE = "packages::requirements_met[bionemo-core]"
 
 
+@proves("packages::requirements_met", "something is missing far below", "distribution")
 def test_something_that_is_missing_far_below_is_found(rig: Rig) -> None:
     write_distribution(rig.site, "one", "1.0", requires=["two[fast]"])
     write_distribution(rig.site, "two", "1.0", requires=['three>=3; extra == "fast"', 'four; extra == "slow"'])
@@ -341,6 +349,7 @@ def test_all_that_is_needed_is_no_finding(rig: Rig) -> None:
     assert run.outcome(CORE) == "passed"
 
 
+@proves("packages::requirements_met", "a pin of a third party is not met", "distribution", severity="warning")
 def test_a_pin_of_somebody_else_only_warns(rig: Rig) -> None:
     write_distribution(rig.site, "one", "1.0", requires=["two==1.0"])
     write_distribution(rig.site, "two", "2.0")
@@ -414,6 +423,7 @@ def test_a_release_that_has_nothing_of_it_is_tried_all_the_same(rig: Rig) -> Non
     assert "No module named 'bionemo'" in finding["message"]
 
 
+@proves("packages::namespace_is_clean", "a stray file hides the namespace", "distribution")
 def test_a_stray_file_that_hides_the_namespace_is_one_finding(rig: Rig) -> None:
     write_package(rig.site, "bionemo-core")
     write_package(rig.site, "bionemo-scdl")
@@ -428,7 +438,22 @@ def test_a_stray_file_that_hides_the_namespace_is_one_finding(rig: Rig) -> None:
     assert waiting["bionemo/packages::imports_deeply[bionemo-core]"] == "bionemo/packages::namespace_is_clean"
 
 
-@pytest.mark.parametrize("variable", ["BIONEMO_CACHE_DIR", "XDG_CACHE_HOME"])
+CANNOT_BE_MADE = "the folder of the cache cannot be made"
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        pytest.param(
+            "BIONEMO_CACHE_DIR",
+            marks=proves("packages::cache_is_writable", CANNOT_BE_MADE, "environment", severity="warning"),
+        ),
+        pytest.param(
+            "XDG_CACHE_HOME",
+            marks=proves("packages::cache_is_writable", f"the default for {CANNOT_BE_MADE[4:]}", "environment"),
+        ),
+    ],
+)
 def test_a_cache_folder_that_cannot_be_made_is_found_and_not_made(rig: Rig, variable: str) -> None:
     write_package(rig.site, "bionemo-core")
     blocking = rig.write("a-file", "")
@@ -442,6 +467,7 @@ def test_a_cache_folder_that_cannot_be_made_is_found_and_not_made(rig: Rig, vari
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@proves("packages::cache_is_writable", "the default folder of the cache cannot be written", "file")
 def test_a_cache_folder_that_this_user_may_not_write_is_found(rig: Rig) -> None:
     write_package(rig.site, "bionemo-core")
     closed = rig.folder / "closed"

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from conftest import REPORT, Rig
+from faults import proves
 from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
 from pytest_bionemo.checks import precision
 from pytest_bionemo.compute import Compute, ComputeDevice
@@ -83,6 +84,8 @@ library.impl("_amp_foreach_non_finite_check_and_unscale_", blind, "CPU")
 """
 
 
+@proves("precision::autocast_uses_its_precisions", "autocast computes in FP32", "kernel")
+@proves("precision::grad_scaler_recovers", "the gradient scaler skips no step", "kernel")
 def test_silent_fp32_under_autocast_and_a_scaler_that_does_not_skip_are_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(SILENT_AUTOCAST + BLIND_SCALER)
     run = compute_rig.rehearse(f"{TOPIC}::autocast_uses_its_precisions", f"{TOPIC}::grad_scaler_recovers")
@@ -114,6 +117,8 @@ library.impl("mm", faulty, "CPU")
 )
 
 
+@proves("precision::supports", "one NaN in a product", "kernel")
+@proves("precision::agrees_with_float64", "a product is off by a 32nd", "kernel")
 def test_one_nan_and_one_error_of_a_32nd_are_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(FAULTY_PRODUCTS)
     run = compute_rig.rehearse(f"{TOPIC}::agrees_with_float64", f"{TOPIC}::supports")
@@ -139,6 +144,7 @@ def test_one_nan_and_one_error_of_a_32nd_are_found(compute_rig: Rig) -> None:
     assert {finding["action"] for finding in run.bionemo["blockers"]} == {"FIX_SOFTWARE"}
 
 
+@proves("precision::transformer_engine_imports", "Transformer Engine is built for another PyTorch", "distribution")
 def test_a_transformer_engine_of_another_build_is_found(compute_rig: Rig) -> None:
     write_transformer_engine(compute_rig.site, import_error=UNDEFINED_SYMBOL)
     run = compute_rig.rehearse(
@@ -271,6 +277,7 @@ def test_a_cpu_without_kernels_for_fp8_is_no_finding() -> None:
         precision.supports(cpu.compute, "fp8")
 
 
+@proves("precision::supports", "a GPU multiplies wrong", "worker", "REPLACE_NODE")
 def test_a_wrong_product_of_a_gpu_has_it_replaced() -> None:
     wrong = {"elements": 32768, "mismatches": 3, "first": [1, 2, 8.0, 9.0]}
     gpu = PlayedGpu(B200, "13.0", {"low_precision:run": {**EXACT, "products": {"E2M1 x E2M1": wrong}}})
@@ -295,6 +302,7 @@ def test_tf32_that_is_used_when_it_is_allowed_and_only_then_passes() -> None:
     assert gpu.asked == ["tf32:run", "tf32:run"]
 
 
+@proves("precision::tf32_is_used_when_allowed", "TF32 is allowed and not used", "worker", severity="warning")
 def test_tf32_that_is_not_used_is_a_warning_with_the_variable_at_fault() -> None:
     finding = finding_of(precision.tf32_is_used_when_allowed, tf32_gpu(IN_FP32, IN_FP32, "NVIDIA_TF32_OVERRIDE=0"))
     assert "16 of 16 elements of a product were computed in FP32" in finding.message
@@ -302,6 +310,7 @@ def test_tf32_that_is_not_used_is_a_warning_with_the_variable_at_fault() -> None
     assert finding.severity == "warning"
 
 
+@proves("precision::tf32_is_not_used_unasked", "TF32 is used unasked", "worker")
 def test_tf32_that_nobody_asked_for_is_a_blocker() -> None:
     finding = finding_of(precision.tf32_is_not_used_unasked, tf32_gpu(IN_TF32, IN_TF32, "NVIDIA_TF32_OVERRIDE=1"))
     assert "TF32 is forbidden, but 16 of 16 elements of a product were computed in it" in finding.message
@@ -474,10 +483,11 @@ def test_an_import_that_wants_the_driver_does_not_apply_to_a_rehearsal() -> None
 @pytest.mark.parametrize(
     ("layer", "message", "severity"),
     [
-        (
+        pytest.param(
             {"beyond": 1, "largest_share": 3.0},
             "1 element of a layer of Transformer Engine 2.9.0 in FP8 is farther",
             None,
+            marks=proves("precision::transformer_engine_layer", "a layer is wrong", "worker", "REPLACE_NODE"),
         ),
         ({"not_finite": 2}, "2 elements of a layer of Transformer Engine 2.9.0 in FP8 are NaN or infinite", None),
         ({"as_unquantized": 9}, "gives exactly what it gives in BF16: nothing was quantized", None),

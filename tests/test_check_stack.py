@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from conftest import Rig, Run
+from faults import proves
 from pytest_bionemo.facts import stack
 from standin import B200x8, H100x8
 from standin.distributions import write_distribution
@@ -43,6 +44,7 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
+@proves("stack::version_fits", "a version outside of the window", "distribution")
 def test_a_version_that_recipes_do_not_take_is_a_warning(rig: Rig, name: str) -> None:
     installed, message = OUTSIDE[name]
     run = quick(rig, installed)
@@ -92,6 +94,7 @@ BROKEN: dict[str, Installed] = {
 
 
 @pytest.mark.parametrize("id", [change.id for change in stack.changes()])
+@proves("stack::spared_by", "a known breaking change", "distribution")
 def test_a_known_break_is_a_warning_where_it_matters_and_nowhere_else(rig: Rig, id: str) -> None:
     if id == "evo2-cuda-13":
         rig.torch = StandinTorch(cuda="12.8")
@@ -154,6 +157,7 @@ CAUSES: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+@proves("stack::imports", "compiled parts do not load", "distribution")
 def test_compiled_parts_that_do_not_load_are_told_with_their_cause(torch_rig: Rig) -> None:
     for name, code, _, _ in CAUSES.values():
         broken(torch_rig, name, code)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import Rig, Run
+from faults import proves
 from pytest_bionemo import document
 from pytest_bionemo.facts import targets
 from standin import H100_MIG, A10Gx1, B200x8, H100x8, Node, RTX4090x1, T4x1
@@ -310,6 +311,7 @@ def test_a_gpu_without_memory_of_its_own_has_the_hosts(healthy_rig: Rig) -> None
     assert found["largest_micro_batch"] > 40
 
 
+@proves("targets::is_runnable", "a GPU too old and too small, packages missing", "driver library")
 def test_every_reason_is_told_in_one_finding(rig: Rig) -> None:
     run = wanted(on(rig, T4x1), "esm2-3b")
     assert run.blockers == ["targets::is_runnable[esm2-3b]"]
@@ -569,6 +571,7 @@ def test_a_training_step_takes_the_memory_that_is_estimated(compute_rig: Rig) ->
     assert measured["value"] == pytest.approx(measured["reference"], rel=0.10)
 
 
+@proves("targets::memory_is_as_estimated", "a step takes more memory", "kernel", "NONE")
 def test_a_step_that_takes_more_memory_is_told(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(HOARD)
     run = compute_rig.rehearse(f"bionemo/{MEMORY}")

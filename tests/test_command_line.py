@@ -71,6 +71,17 @@ def test_what_a_check_needs_is_listed_with_it() -> None:
     assert {need for listed in listed_needs for need in listed} <= names
 
 
+def test_every_check_says_how_it_is_fixed_and_the_list_repeats_it(rig: Rig) -> None:
+    assert [f"{topic}::{name}" for topic, name, spec in declared() if not spec.fix] == []
+    listed = " ".join(command(rig, "checks").stdout.split())
+    assert [name for _, name, spec in declared() if f"fix: {spec.fix}" not in listed] == []
+
+
+def test_the_page_of_the_checks_is_up_to_date(rig: Rig) -> None:
+    page = Path(__file__).parents[1] / "docs" / "checks.md"
+    assert command(rig, "checks", "--markdown").stdout == page.read_text()
+
+
 # ---- validate
 
 
@@ -151,6 +162,7 @@ def test_a_single_check_can_be_validated(rig: Rig) -> None:
         (("validat",), "'validat' is not a command"),
         ((), "no command is given"),
         (("checks", "--all"), "'checks --all' is not a command"),
+        (("checks", "--markdown", "x"), "'checks --markdown x' is not a command"),
         (("fleet.json",), "'fleet.json' is not a command"),
     ],
 )

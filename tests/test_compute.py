@@ -19,6 +19,7 @@ from typing import Any, cast
 import pytest
 
 from conftest import REPORT, Rig, assert_valid
+from faults import proves
 from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
 from pytest_bionemo.model import Gpu, GpuEnv, MigDevice
 from pytest_bionemo.options import Options
@@ -130,7 +131,13 @@ TROUBLES = {
 }
 
 
-@pytest.mark.parametrize(("code", "message", "fix"), TROUBLES.values(), ids=TROUBLES)
+TROUBLE_ROWS = [
+    pytest.param(*trouble, id=name, marks=proves("torch::computes", f"the worker is {name}", "process"))
+    for name, trouble in TROUBLES.items()
+]
+
+
+@pytest.mark.parametrize(("code", "message", "fix"), TROUBLE_ROWS)
 def test_a_worker_in_trouble_is_a_finding(compute_rig: Rig, code: str, message: str, fix: str) -> None:
     compute_rig.spoil_workers(code, "cpu1")
     run = compute_rig.rehearse("bionemo/torch::computes", "--bionemo-expect-gpus=2", "--bionemo-timeout=20")
@@ -143,6 +150,7 @@ def test_a_worker_in_trouble_is_a_finding(compute_rig: Rig, code: str, message: 
     assert run.verdict == "BLOCKED"
 
 
+@proves("torch::computes", "a product is wrong", "kernel")
 def test_a_wrong_product_is_found_at_once(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(
         "multiply = torch.Tensor.__matmul__\n"
@@ -196,6 +204,7 @@ def test_a_workload_that_returns_nothing_is_an_error_that_names_it(compute_rig: 
     assert "smoke:_nothing on cpu0: it returned None, not numbers by name" in reason
 
 
+@proves("numerics::products_are_exact", "a workload hangs", "process")
 def test_a_hang_in_the_middle_is_named_and_the_run_goes_on(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(SECOND_PRODUCT.format(fault="import time; time.sleep(600)"))
     product, memory = "numerics::products_are_exact[cpu0-fp32]", "numerics::memory_holds_patterns[cpu0]"

@@ -115,6 +115,25 @@ def test_a_batch_without_a_residue_is_refused(sequences: int, length: int) -> No
         esm2.batch(sequences, length, seed=0)
 
 
+def test_the_last_sequence_can_be_half_as_long() -> None:
+    whole = esm2.batch(3, 16, seed=1)
+    padded = esm2.pad_last(whole)
+    tokens = facts.alphabet()
+    assert padded["input_ids"][2, 7:].tolist() == [tokens.eos] + 8 * [tokens.pad]
+    assert padded["attention_mask"][2].tolist() == 8 * [1] + 8 * [0]
+    assert set(padded["labels"][2, 7:].tolist()) == {-100}
+    assert all(torch.equal(padded[name][:2], whole[name][:2]) for name in whole)
+    assert torch.equal(padded["input_ids"][2, :7], whole["input_ids"][2, :7])
+    assert whole["attention_mask"].all()
+
+
+def test_what_is_padding_does_not_change_the_loss() -> None:
+    model, padded = esm2.build("tiny"), esm2.pad_last(esm2.batch(2, 16, seed=2))
+    other = {**padded, "input_ids": padded["input_ids"].clone()}
+    other["input_ids"][1, 9:12] = facts.alphabet().first_residue
+    assert float(model(**other).loss.detach()) == pytest.approx(float(model(**padded).loss.detach()), rel=1e-6)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
 def test_a_share_that_leaves_nothing_to_learn_or_to_see_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="more than 0 and less than 1"):

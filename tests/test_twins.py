@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Rig
-from faults import LAYERS, Fault, Twin, base, layer_of, with_parameter
+from faults import LAYERS, Fault, Twin, base, layer_of, severity_of, with_parameter
 from faults.base import BESIDE_MIG
 from faults.injections import closed_gpus, libcuda, machine, no_gpus, shown
-from pytest_bionemo.checking import spec_of
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 from standin import H100_MIG, A10Gx1, H100x8
@@ -71,7 +70,9 @@ def test_fails_where_the_fault_is_and_nowhere_else(healthy_rig: Rig, check: str,
     fault.inject(healthy_rig)
     run = healthy_rig.validate(*TWINS[check].options)
     name = with_parameter(check, fault.parameter)
-    assert run.outcome(name) == ("warned" if severity_of(check, fault) == "warning" else "failed"), run.stdout
+    assert run.outcome(name) == ("warned" if (fault.severity or severity_of(check)) == "warning" else "failed"), (
+        run.stdout
+    )
     finding = run.finding(name)
     assert re.search(fault.message, finding["message"])
     assert re.search(fault.fix, "\n".join(finding["fix"]))
@@ -83,14 +84,6 @@ def test_fails_where_the_fault_is_and_nowhere_else(healthy_rig: Rig, check: str,
     assert {gap["waits_for"] for gap in run.bionemo["not_run"]} <= {f"bionemo/{name}"}
     assert run.verdict == ("BLOCKED" if run.blockers else "READY_FOR_INSTALL")
     assert run.returncode == (1 if run.blockers else 0)
-
-
-def severity_of(check: str, fault: Fault) -> str:
-    topic, _, name = check.partition("::")
-    function = getattr(import_checks(f"pytest_bionemo.checks.{topic}"), name)
-    spec = spec_of(function)
-    assert spec
-    return fault.severity or spec.severity
 
 
 def test_four_driver_problems_have_four_findings(healthy_rig: Rig) -> None:

@@ -72,7 +72,10 @@ class Quantity:
 
 @check(severity="warning", level="standard", needs=("undisturbed",))
 def launches_quickly(worker: Compute) -> None:
-    """Kernels start quickly, and starting one does not wait for it to end."""
+    """Kernels start quickly, and starting one does not wait for it to end.
+
+    Fix: unset CUDA_LAUNCH_BLOCKING, and stop what uses the processor.
+    """
     durations = [
         Quantity("kernel_launch", "launching a kernel", "s", ("launch",), False, _SHORTEST_CALL_S),
         Quantity("kernel_round_trip", "a kernel and back", "s", ("round_trip",), False,
@@ -92,7 +95,10 @@ def launches_quickly(worker: Compute) -> None:
 @check(level="standard", needs=("undisturbed",))
 @pytest.mark.parametrize("format", gpus.FORMATS, ids=str)
 def multiplies_at_full_speed(worker: Compute, format: str) -> None:
-    """Matrices are multiplied as fast as this device can."""
+    """Matrices are multiplied as fast as this device can.
+
+    Fix: look for throttling, other processes and low clocks; otherwise have the GPU replaced.
+    """
     _require_format(worker, format)
     reference, is_calibrated = rulers.matmul_reference(worker, format)
     rate = Quantity(
@@ -112,7 +118,10 @@ def multiplies_at_full_speed(worker: Compute, format: str) -> None:
 
 @check(level="standard", needs=("undisturbed",))
 def no_throttling_under_load(worker: Compute) -> None:
-    """No hardware slowdown holds the clock down while the device multiplies matrices."""
+    """No hardware slowdown holds the clock down while the device multiplies matrices.
+
+    Fix: look at cooling and power of the node.
+    """
     format = _load_format(worker)
     found = _established(
         worker, f"benchmark::multiplies_at_full_speed[{worker.name}-{format}]", "gemm:run", **_gemm(worker, format)
@@ -130,7 +139,10 @@ def no_throttling_under_load(worker: Compute) -> None:
 
 @check(level="standard", needs=("undisturbed",))
 def memory_at_full_speed(worker: Compute) -> None:
-    """The device's memory is read and written as fast as it can be."""
+    """The device's memory is read and written as fast as it can be.
+
+    Fix: look for other processes; otherwise have the GPU replaced.
+    """
     bound = rulers.memory_bound(worker)
     reference, is_calibrated = rulers.memory_reference(worker)
     limits = rulers.memory_limits(worker)
@@ -149,7 +161,10 @@ def memory_at_full_speed(worker: Compute) -> None:
 @check(level="standard", needs=("undisturbed",))
 @pytest.mark.parametrize("direction", ["h2d", "d2h"], ids=str)
 def copies_at_full_speed(worker: Compute, direction: str) -> None:
-    """Data go between host and device as fast as their link carries them."""
+    """Data go between host and device as fast as their link carries them.
+
+    Fix: reseat the GPU, look at its PCIe link, and at the NUMA node of the process.
+    """
     name, title = {
         "h2d": ("host_to_device", "copying from the host"),
         "d2h": ("device_to_host", "copying to the host"),
@@ -173,7 +188,10 @@ def copies_at_full_speed(worker: Compute, direction: str) -> None:
 
 @check(level="standard", needs=("undisturbed",))
 def transforms_at_full_speed(worker: Compute) -> None:
-    """Fourier transforms are right, and as fast as on the other devices."""
+    """Fourier transforms are right, and as fast as on the other devices.
+
+    Fix: look for throttling, other processes and low clocks; otherwise have the GPU replaced.
+    """
     parameters = {
         "length": worker.size(rehearsal=1 << 16, standard=1 << 20),
         "side": worker.size(rehearsal=256, standard=2048),
@@ -200,7 +218,10 @@ def transforms_at_full_speed(worker: Compute) -> None:
 
 @check(level="standard", needs=("undisturbed",))
 def solves_at_full_speed(worker: Compute) -> None:
-    """Linear systems are solved right, and as fast as on the other devices."""
+    """Linear systems are solved right, and as fast as on the other devices.
+
+    Fix: look for throttling, other processes and low clocks; otherwise have the GPU replaced.
+    """
     _require_fp32_where_asked(worker)
     parameters = {
         "sizes": worker.size(rehearsal=[64, 128], standard=[512, 1024, 2048]),
@@ -228,7 +249,10 @@ def solves_at_full_speed(worker: Compute) -> None:
 
 @check(level="standard", needs=("undisturbed",))
 def trains_at_full_speed(worker: Compute) -> None:
-    """A training step of ESM-2 is as fast as on the other devices, and its loss is a number."""
+    """A training step of ESM-2 is as fast as on the other devices, and its loss is a number.
+
+    Fix: look for throttling, other processes and low clocks.
+    """
     training = _training(worker)
     model = training["model"]
     found = worker.run("esm2_step:run", **training)
@@ -263,7 +287,10 @@ def trains_at_full_speed(worker: Compute) -> None:
 
 @check(severity="warning", level="standard", needs=("undisturbed",))
 def loader_feeds_training(worker: Compute) -> None:
-    """The data loader prepares proteins faster than the training step eats them."""
+    """The data loader prepares proteins faster than the training step eats them.
+
+    Fix: use faster storage, or more workers of the data loader.
+    """
     training = _training(worker)
     by = f"benchmark::trains_at_full_speed[{worker.name}]"
     eaten = _established(worker, by, "esm2_step:run", **training)["sequences"]

@@ -30,7 +30,11 @@ _UNKNOWN = 999
 
 @check(needs=["linux"])
 def loads(host: Host, gpu_env: GpuEnv, machine: Machine, bionemo_options: Options) -> None:
-    """The NVIDIA driver answers."""
+    """The NVIDIA driver answers.
+
+    Fix: install or load the NVIDIA driver, give the container its GPUs and libraries, or reboot a node whose driver
+    hangs.
+    """
     if bionemo_options.device == "cpu":
         wait_for(None, "a rehearsal on the CPU asks no GPU")
     if gpu_env.failure is None:
@@ -174,7 +178,10 @@ def _fail_for_anything_else(code: int | None, text: str) -> None:
 
 @check()
 def devices_present(driver: GpuEnv, host: Host) -> None:
-    """The driver sees at least one GPU."""
+    """The driver sees at least one GPU.
+
+    Fix: look for the GPU on the PCI bus, in the job's request and in the container's options.
+    """
     if not driver.gpus:
         fix = ["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node"]
         if host.container:
@@ -189,7 +196,10 @@ def devices_present(driver: GpuEnv, host: Host) -> None:
 
 @check()
 def answers(any_gpu: Gpu) -> None:
-    """The GPU says which model it is, how much memory it has and what it can run."""
+    """The GPU says which model it is, how much memory it has and what it can run.
+
+    Fix: read the kernel log for its Xid, reset the GPU or reboot the node.
+    """
     if not any_gpu.answers:
         said = "; ".join(f"{call}: {error}" for call, error in (any_gpu.errors or {}).items())
         fail(
@@ -203,7 +213,10 @@ def answers(any_gpu: Gpu) -> None:
 
 @check()
 def expected_count(driver: GpuEnv, gpus: tuple[Gpu, ...], bionemo_options: Options) -> None:
-    """The machine has as many GPUs as --bionemo-expect-gpus says."""
+    """The machine has as many GPUs as --bionemo-expect-gpus says.
+
+    Fix: reboot the node; if the GPU stays away, have it replaced.
+    """
     expected = bionemo_options.expect_gpus
     if expected is None:
         not_applicable("--bionemo-expect-gpus states no number")
@@ -224,7 +237,10 @@ def expected_count(driver: GpuEnv, gpus: tuple[Gpu, ...], bionemo_options: Optio
 
 @check()
 def visible_devices_valid(gpus: tuple[Gpu, ...], machine: Machine) -> None:
-    """CUDA_VISIBLE_DEVICES names GPUs that exist, each once."""
+    """CUDA_VISIBLE_DEVICES names GPUs that exist, each once.
+
+    Fix: unset CUDA_VISIBLE_DEVICES, or name GPUs that exist.
+    """
     seen = visible.read(gpus, machine.variables)
     if seen.problem:
         from_slurm = [_ASK_FOR_A_GPU] if (seen.value or "").strip() == visible.NO_DEVICE_FILES else []
@@ -242,7 +258,10 @@ def visible_devices_valid(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 
 @check()
 def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine, host: Host) -> None:
-    """No other libcuda comes before the driver's own, or it is one that this driver and GPU accept."""
+    """No other libcuda comes before the driver's own, or it is one that this driver and GPU accept.
+
+    Fix: take the folder of the other libcuda out of LD_LIBRARY_PATH.
+    """
     library = machine.libcuda
     problem = rules.libcuda_problem(library, driver, machine.torch_build)
     if library is None or problem is None:
@@ -273,7 +292,10 @@ def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine, host: 
 
 @check(needs=["gpus"])
 def supports_torch_cuda(driver: GpuEnv, own_libcuda: CudaLibrary | None, cuda_torch: TorchBuild, host: Host) -> None:
-    """The driver supports the CUDA version that PyTorch was built for."""
+    """The driver supports the CUDA version that PyTorch was built for.
+
+    Fix: install a PyTorch for this driver, or update the driver.
+    """
     runs = rules.driver_runs(driver, cuda_torch, own_libcuda)
     if runs is None:
         wait_for(None, f"no minimum driver is known for CUDA {cuda_torch.cuda}")
@@ -295,7 +317,10 @@ def supports_torch_cuda(driver: GpuEnv, own_libcuda: CudaLibrary | None, cuda_to
 def has_all_features_for_torch(
     driver: GpuEnv, own_libcuda: CudaLibrary | None, usable_torch: TorchBuild, host: Host
 ) -> None:
-    """The driver has every feature of the CUDA version that PyTorch was built for."""
+    """The driver has every feature of the CUDA version that PyTorch was built for.
+
+    Fix: update the driver to the version that this CUDA came with.
+    """
     needed = drivers.toolkit_driver(usable_torch.cuda or "")
     if needed is None:
         not_applicable(f"no full-feature driver is recorded for CUDA {usable_torch.cuda}")
@@ -311,7 +336,10 @@ def has_all_features_for_torch(
 
 @check(severity="warning", needs=["usable_torch"])
 def meets_bionemo_minimum(driver: GpuEnv, host: Host) -> None:
-    """The driver is one that BioNeMo's documentation supports."""
+    """The driver is one that BioNeMo's documentation supports.
+
+    Fix: update the driver.
+    """
     needed = drivers.bionemo_minimum()
     if drivers.is_older(driver.driver or "", needed):
         fail(

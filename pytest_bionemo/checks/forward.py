@@ -25,7 +25,10 @@ _TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 
 @check(level="standard")
 def small_encoder_agrees(worker: Compute) -> None:
-    """A training step of a small encoder gives what the CPU gives in float64."""
+    """A training step of a small encoder gives what the CPU gives in float64.
+
+    Fix: unset what changes the precision of products; otherwise have the GPU replaced.
+    """
     found = _run_small_encoder(worker, "fp32")
     _measure(worker, "small_encoder_error", found)
     _expect_agreement(worker, _ENCODER, found)
@@ -33,7 +36,10 @@ def small_encoder_agrees(worker: Compute) -> None:
 
 @check(level="standard")
 def autocast_agrees(worker: Compute) -> None:
-    """A training step under autocast gives what the CPU gives in float64, but for the rounding to 16 bits."""
+    """A training step under autocast gives what the CPU gives in float64, but for the rounding to 16 bits.
+
+    Fix: have the GPU replaced.
+    """
     format = "bf16" if _has_bf16(worker) else "fp16"
     found = _run_small_encoder(worker, format)
     _measure(worker, f"small_encoder_error_{format}", found)
@@ -42,7 +48,10 @@ def autocast_agrees(worker: Compute) -> None:
 
 @check(level="standard")
 def adamw_agrees(worker: Compute) -> None:
-    """AdamW changes parameters as its formula says, computed in float64."""
+    """AdamW changes parameters as its formula says, computed in float64.
+
+    Fix: have the GPU replaced.
+    """
     found = _run_small_encoder(worker, "fp32")
     if found["not_finite"] or not found["update_errors"]:
         wait_for(f"forward::small_encoder_agrees[{worker.name}]", f"{worker}: AdamW has no gradients to work with")
@@ -65,7 +74,10 @@ def _run_small_encoder(worker: Compute, format: str) -> Mapping[str, Any]:
 
 @check(severity="warning", level="standard")
 def has_transformers(torch_build: TorchBuild) -> None:
-    """The package transformers is there, so that ESM-2 can be run."""
+    """The package transformers is there, so that ESM-2 can be run.
+
+    Fix: install transformers.
+    """
     if not _has_transformers():
         fail(
             "transformers is not installed",
@@ -76,7 +88,10 @@ def has_transformers(torch_build: TorchBuild) -> None:
 
 @check(level="standard")
 def esm2_builds(torch_build: TorchBuild, workers: Workers) -> None:
-    """The installed transformers imports and builds ESM-2."""
+    """The installed transformers imports and builds ESM-2.
+
+    Fix: install a transformers that fits this PyTorch.
+    """
     _expect_transformers()
     if not workers.labels:
         wait_for("driver::devices_present", "there is no device")
@@ -97,7 +112,10 @@ def esm2_builds(torch_build: TorchBuild, workers: Workers) -> None:
 
 @check(level="standard")
 def esm2_agrees(worker: Compute) -> None:
-    """A training step of ESM-2 8M gives what the CPU gives in float64, with a gradient for every parameter."""
+    """A training step of ESM-2 8M gives what the CPU gives in float64, with a gradient for every parameter.
+
+    Fix: unset what changes the precision of products; otherwise have the GPU replaced.
+    """
     _expect_transformers()
     if problem := _build_problem(worker.run("esm2:try_build", name=_SIZE)):
         wait_for("forward::esm2_builds", f"transformers {problem}")
@@ -125,7 +143,10 @@ def esm2_agrees(worker: Compute) -> None:
 @check(level="standard")
 @pytest.mark.parametrize("format", ["fp32", "bf16"], ids=str)
 def step_repeats(worker: Compute, format: str) -> None:
-    """A step of training gives the same bits every time."""
+    """A step of training gives the same bits every time.
+
+    Fix: have the GPU replaced.
+    """
     if format == "bf16" and not _has_bf16(worker):
         not_applicable(f"{worker} has no BF16")
     found = worker.run(

@@ -12,7 +12,10 @@ from pytest_bionemo.probes.machine import Machine
 
 @check()
 def runs_linux(host: Host) -> None:
-    """The operating system is Linux."""
+    """The operating system is Linux.
+
+    Fix: run on Linux; on Windows, inside WSL 2.
+    """
     if not rules.is_linux(host):
         fail(
             f"the operating system is {host.system}; PyTorch for CUDA and BioNeMo run on Linux",
@@ -24,7 +27,10 @@ def runs_linux(host: Host) -> None:
 
 @check(needs=["linux"])
 def has_supported_processor(host: Host) -> None:
-    """The processor architecture is one that PyTorch is built for."""
+    """The processor architecture is one that PyTorch is built for.
+
+    Fix: use a machine with a processor that PyTorch for CUDA is built for.
+    """
     if not rules.has_torch_processor(host):
         supported = wheels.supported_machines()
         fail(
@@ -37,7 +43,10 @@ def has_supported_processor(host: Host) -> None:
 
 @check(needs=["linux"])
 def has_glibc_for_torch(host: Host, machine: Machine) -> None:
-    """The C library can load PyTorch's wheels."""
+    """The C library can load PyTorch's wheels.
+
+    Fix: use a newer Linux, or a container image with one.
+    """
     # A PyTorch that is loaded is the stronger proof.
     if machine.torch_build.version is None and not rules.has_torch_glibc(host):
         seen = f"glibc is {host.glibc}" if host.glibc else "the C library is not glibc"

@@ -34,7 +34,10 @@ def _installed() -> str | None:
 
 @check(severity="warning", level="standard", needs=("torch_build",))
 def installed() -> None:
-    """Lightning is installed."""
+    """Lightning is installed.
+
+    Fix: install pytorch-lightning.
+    """
     if _installed() is None:
         fail(
             "neither lightning nor pytorch-lightning is installed",
@@ -45,7 +48,10 @@ def installed() -> None:
 
 @check(severity="warning")
 def requirements_met() -> None:
-    """The installed Lightning is within what the installed packages require."""
+    """The installed Lightning is within what the installed packages require.
+
+    Fix: install the version of Lightning that the package names.
+    """
     if _installed() is None:
         not_applicable("Lightning is not installed")
     found = requirements.on(lightning.modules())
@@ -75,7 +81,10 @@ def _describe(requirement: Requirement) -> str:
 @check(level="standard")
 @pytest.mark.parametrize("name", list(lightning.modules()), ids=str)
 def imports(worker: Compute, name: str) -> None:
-    """Lightning imports."""
+    """Lightning imports.
+
+    Fix: install Lightning again, in a version that fits this PyTorch.
+    """
     if packages.find(name) is None:
         not_applicable(f"{name} is not installed")
     module = lightning.modules()[name]
@@ -127,7 +136,10 @@ def _reinstall() -> list[str]:
 
 @check(level="standard")
 def trainer_starts(worker: Compute) -> None:
-    """Lightning's Trainer takes this device."""
+    """Lightning's Trainer takes this device.
+
+    Fix: install Lightning again, and unset what chooses another device for it.
+    """
     found = _run(worker, "lightning_trainer:start", module=_module(worker))
     expected = _place(worker)
     places = {"told to take it": found["device"], "left to choose": found["chosen"]}
@@ -153,7 +165,10 @@ def _place(worker: Compute) -> str:
 @check(level="standard")
 @pytest.mark.parametrize("precision", list(_DTYPES), ids=str)
 def fits(worker: Compute, precision: str) -> None:
-    """A model trained with Lightning learns."""
+    """A model trained with Lightning learns.
+
+    Fix: install Lightning and PyTorch again; on one GPU of several alone, have it replaced.
+    """
     _require_precision(worker, precision)
     model = _model(worker)
     found = _run(
@@ -261,7 +276,10 @@ def _listed(names: Sequence[str]) -> str:
 
 @check(level="standard")
 def checkpoint_round_trip(worker: Compute) -> None:
-    """What is loaded from a checkpoint is what was saved, and training goes on from there."""
+    """What is loaded from a checkpoint is what was saved, and training goes on from there.
+
+    Fix: look at the disk that holds the temporary folder.
+    """
     found = _run(
         worker,
         "lightning_checkpoint:run",
@@ -298,7 +316,10 @@ def checkpoint_round_trip(worker: Compute) -> None:
 @check(level="standard")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"], ids=str)
 def strategy_starts(worker: Compute, strategy: str) -> None:
-    """Lightning trains with its strategy for many devices, here in a group of one."""
+    """Lightning trains with its strategy for many devices, here in a group of one.
+
+    Fix: install a PyTorch with torch.distributed, and look at what NCCL or gloo says.
+    """
     if strategy == "fsdp" and worker.is_rehearsal:
         not_applicable("Lightning has FSDP for GPUs alone; fsdp2 is rehearsed")
     module = _module(worker)

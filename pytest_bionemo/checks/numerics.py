@@ -24,7 +24,10 @@ _MIB = 2**20
 @check(level="standard")
 @pytest.mark.parametrize("format", ["bf16", "fp16", "tf32", "fp32", "fp8"], ids=str)
 def products_are_exact(worker: Compute, format: str) -> None:
-    """Matrix products are right to the last bit."""
+    """Matrix products are right to the last bit.
+
+    Fix: take the GPU out of service and have it replaced: it corrupts training without a sign.
+    """
     _require_format(worker, format)
     found = worker.run(
         "exact_gemm:run",
@@ -83,7 +86,10 @@ def _describe_mismatches(worker: Compute, format: str, found: Mapping[str, Any])
 
 @check(level="standard")
 def products_repeat_bitwise(worker: Compute) -> None:
-    """Operations on the same random data give the same bits every time."""
+    """Operations on the same random data give the same bits every time.
+
+    Fix: take the GPU out of service and have it replaced.
+    """
     found = worker.run(
         "repeatability:run",
         size=worker.size(rehearsal=256, standard=4096),
@@ -112,7 +118,10 @@ def _has_bf16(worker: Compute) -> bool:
 
 @check(level="standard")
 def memory_holds_patterns(worker: Compute) -> None:
-    """Memory gives back what was written to it."""
+    """Memory gives back what was written to it.
+
+    Fix: take the GPU out of service and have it replaced.
+    """
     found = worker.run(
         "memory_march:run",
         share=worker.size(rehearsal=0.5, standard=0.5, full=1.0),

@@ -39,7 +39,10 @@ _CACHE = "BIONEMO_CACHE_DIR"
 @check(about="{name}")
 @_each_package
 def is_whole(package: BionemoPackage, name: str) -> None:
-    """The installed package is complete."""
+    """The installed package is complete.
+
+    Fix: install the package again.
+    """
     found = package.found
     assert found, "only installed packages come here"
     if found.version is None:
@@ -89,7 +92,10 @@ def _install(name: str, *options: str) -> str:
 @check(about="{name}")
 @_each_package
 def fits_platform(package: BionemoPackage, name: str, host: Host) -> None:
-    """The installed package is made for this Python and this processor."""
+    """The installed package is made for this Python and this processor.
+
+    Fix: use a Python and a processor that the package is built for.
+    """
     found = package.found
     assert found, "only installed packages come here"
     here = f"Python {host.python} on {host.machine}"
@@ -119,7 +125,10 @@ def _admits(specifier: str, python: str) -> bool:
 @check(about="{name}")
 @_each_package
 def requirements_met(whole_package: BionemoPackage, name: str, machine: Machine) -> None:
-    """Everything that the package needs is installed, and so is what that needs in turn."""
+    """Everything that the package needs is installed, and so is what that needs in turn.
+
+    Fix: install what is missing; give packages that exclude each other an environment each.
+    """
     # That PyTorch is not there is another check's finding.
     unmet = [one for one in whole_package.unmet if one.name != "torch" or one.installed]
     own = [one for one in unmet if not _needs_through(one, whole_package)]
@@ -183,7 +192,10 @@ def _meet(
 
 @check(about="bionemo-*")
 def namespace_is_clean() -> None:
-    """Nothing on sys.path hides the packages of the namespace bionemo."""
+    """Nothing on sys.path hides the packages of the namespace bionemo.
+
+    Fix: remove the file that makes bionemo a package of its own.
+    """
     if not any(packages.find(known.name) for known in family.packages()):
         not_applicable("no BioNeMo package is installed")
     if intruder := packages.namespace_intruder("bionemo"):
@@ -197,7 +209,10 @@ def namespace_is_clean() -> None:
 
 @check(about="bionemo-core")
 def cache_is_writable(host: Host) -> None:
-    """The folder for downloads, which importing bionemo.core makes, can be written."""
+    """The folder for downloads, which importing bionemo.core makes, can be written.
+
+    Fix: name a folder that this user can write in BIONEMO_CACHE_DIR.
+    """
     if not any(known.makes_cache and packages.find(known.name) for known in family.packages()):
         not_applicable("no package that uses the cache is installed")
     told = os.environ.get(_CACHE)
@@ -238,7 +253,10 @@ def _write_problem(folder: Path) -> str | None:
 @check(level="standard", about="{name}")
 @_each_package
 def imports_deeply(importable_package: BionemoPackage, name: str, machine: Machine) -> None:
-    """Every part of the package imports, and does nothing else."""
+    """Every part of the package imports, and does nothing else.
+
+    Fix: install what the first cause names, or the package again.
+    """
     seen = importable_package.imported
     called = f"{name} {importable_package.version}"
     if seen.end:
@@ -324,7 +342,10 @@ def list_failures(failures: Sequence[ImportFailure]) -> str:
 @check(level="standard", about="{name}")
 @_each_package
 def works(imported_package: BionemoPackage, name: str) -> None:
-    """The package does what it is for, on a small example."""
+    """The package does what it is for, on a small example.
+
+    Fix: install the package again.
+    """
     if name not in _JUDGES:
         not_applicable(f"there is no small example for {name}")
     called = f"{name} {imported_package.version}"

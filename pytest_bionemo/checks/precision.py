@@ -41,7 +41,10 @@ _SEED = 20261122
 @check(level="standard")
 @pytest.mark.parametrize("format", ["fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"], ids=str)
 def supports(worker: Compute, format: str) -> None:
-    """A format that the device has is multiplied, and right to the last bit."""
+    """A format that the device has is multiplied, and right to the last bit.
+
+    Fix: install a PyTorch whose CUDA is new enough for this format; a GPU that computes wrong is to be replaced.
+    """
     _require_format(worker, format)
     found = worker.run("low_precision:run", format=format, seed=_SEED)
     if found["absent"]:
@@ -111,7 +114,10 @@ def _replace(worker: Compute) -> Action:
 
 @check(level="standard")
 def tf32_is_used_when_allowed(worker: Compute) -> None:
-    """Products of FP32 matrices use TF32 where it is allowed."""
+    """Products of FP32 matrices use TF32 where it is allowed.
+
+    Fix: unset NVIDIA_TF32_OVERRIDE.
+    """
     found = _tf32(worker)
     seen = found["allowed"]
     _require_known_arithmetic(worker, "allowed", seen)
@@ -126,7 +132,10 @@ def tf32_is_used_when_allowed(worker: Compute) -> None:
 
 @check(level="standard")
 def tf32_is_not_used_unasked(worker: Compute) -> None:
-    """Products of FP32 matrices are in FP32 where TF32 is not allowed."""
+    """Products of FP32 matrices are in FP32 where TF32 is not allowed.
+
+    Fix: unset NVIDIA_TF32_OVERRIDE and TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
+    """
     found = _tf32(worker)
     seen = found["forbidden"]
     _require_known_arithmetic(worker, "forbidden", seen)
@@ -169,7 +178,10 @@ def _share(seen: Mapping[str, int], key: str) -> str:
 @check(level="standard")
 @pytest.mark.parametrize("format", ["bf16", "fp16"], ids=str)
 def autocast_uses_its_precisions(worker: Compute, format: str) -> None:
-    """Autocast computes every operation in the precision of its class, and not only casts the result."""
+    """Autocast computes every operation in the precision of its class, and not only casts the result.
+
+    Fix: install PyTorch again, and look for what replaces its operators (sitecustomize, plugins).
+    """
     _require_format(worker, format)
     operations = worker.run("autocast:run", format=format, seed=_SEED)["operations"]
     faults = [fault for name, seen in operations.items() if (fault := _fault_of(name, seen, _NAMES[format]))]
@@ -203,7 +215,10 @@ def _fault_of(name: str, seen: Mapping[str, Any], format: str) -> str | None:
 @check(level="standard")
 @pytest.mark.parametrize("format", ["fp32", "tf32", "bf16", "fp16", "fp8"], ids=str)
 def agrees_with_float64(worker: Compute, format: str) -> None:
-    """Products agree with FP64 within the error bound of the format, and none is NaN or infinite."""
+    """Products agree with FP64 within the error bound of the format, and none is NaN or infinite.
+
+    Fix: unset what changes the precision of products; otherwise have the GPU replaced.
+    """
     if format != "fp32":  # which every device has
         _require_format(worker, format)
     size = worker.size(rehearsal=256, standard=1024)
@@ -255,7 +270,10 @@ def _are(number: int) -> str:
 
 @check(level="standard")
 def grad_scaler_recovers(worker: Compute) -> None:
-    """GradScaler skips a step with an infinite or NaN gradient, and takes the next one right."""
+    """GradScaler skips a step with an infinite or NaN gradient, and takes the next one right.
+
+    Fix: install PyTorch again.
+    """
     steps = worker.run("grad_scaler:run", seed=_SEED)["steps"]
     # The first faulty one: those after it follow from it.
     fault = next((fault for number in range(len(steps)) if (fault := _fault_of_step(steps, number))), None)
@@ -289,7 +307,10 @@ def _fault_of_step(steps: Sequence[Mapping[str, Any]], number: int) -> str | Non
 
 @check(level="standard")
 def transformer_engine_imports(worker: Compute) -> None:
-    """Transformer Engine, where it is installed, imports, and CUDA works after it."""
+    """Transformer Engine, where it is installed, imports, and CUDA works after it.
+
+    Fix: build Transformer Engine for the PyTorch that is installed.
+    """
     version = _require_transformer_engine()
     error = worker.run("te_fp8:imports")["error"]
     if error is None:
@@ -309,7 +330,10 @@ def transformer_engine_imports(worker: Compute) -> None:
 @check(level="standard")
 @pytest.mark.parametrize("format", ["fp8", "fp8_block", "mxfp8", "nvfp4"], ids=str)
 def transformer_engine_layer(worker: Compute, format: str) -> None:
-    """A linear layer of Transformer Engine in this format agrees with FP64 within its error bound."""
+    """A linear layer of Transformer Engine in this format agrees with FP64 within its error bound.
+
+    Fix: update Transformer Engine, or build it for the PyTorch that is installed.
+    """
     version = _require_transformer_engine()
     if worker.is_rehearsal:
         not_applicable(f"{worker}: Transformer Engine computes on GPUs only")

@@ -29,7 +29,10 @@ _TAKEN = "busy or unavailable"
 @check(severity="warning", about="{name}")
 @pytest.mark.parametrize("name", _WINDOWED, ids=str)
 def version_fits(name: str, gpu_env: GpuEnv) -> None:
-    """The installed version is one that BioNeMo's recipes take."""
+    """The installed version is one that BioNeMo's recipes take.
+
+    Fix: install a version within the window that the finding names.
+    """
     version = packages.version(name)
     if version is None:
         not_applicable(f"{name} is not installed")
@@ -57,7 +60,10 @@ def _counts(window: Window, env: GpuEnv) -> bool:
 @check(severity="warning")
 @pytest.mark.parametrize("change", stack.changes(), ids=lambda change: change.id)
 def spared_by(change: Change, machine: Machine, bionemo_options: Options) -> None:
-    """A change that is known to break something breaks nothing that is installed."""
+    """A change that is known to break something breaks nothing that is installed.
+
+    Fix: install the version that the finding names, or use the container.
+    """
     if not change.matters(packages.version, machine.torch_build.cuda):
         not_applicable("what it breaks is not installed")
     shown_by = next((name for name in change.shown_by if packages.find(name)), None)
@@ -113,7 +119,10 @@ _CAUSES = (
 @check(level="standard", about="{name}")
 @pytest.mark.parametrize("name", _IMPORTED, ids=str)
 def imports(name: str, torch_build: TorchBuild, stack_imports: Imports) -> None:
-    """The compiled parts load after PyTorch's, and PyTorch computes after that."""
+    """The compiled parts load after PyTorch's, and PyTorch computes after that.
+
+    Fix: build the package for the PyTorch that is installed.
+    """
     if packages.find(name) is None:
         not_applicable(f"{name} is not installed")
     called = f"{name} {packages.version(name)}"

@@ -57,7 +57,10 @@ _REHEARSAL = Reason("a rehearsal on the CPU asks no GPU")
 @check(about="{name}")
 @pytest.mark.parametrize("name", targets.names(), ids=str)
 def is_runnable(name: str, machine: Machine, bionemo_options: Options, request: pytest.FixtureRequest) -> None:
-    """The BioNeMo workload can be trained on this machine."""
+    """The BioNeMo workload can be trained on this machine.
+
+    Fix: install what its recipe requires, or build its container; use more GPUs, or ones with more memory.
+    """
     target = targets.find(name)
     devices = devices_of(machine, bionemo_options)
     lacking = list(_lacking_packages(target.recipe, machine))
@@ -90,7 +93,10 @@ def is_runnable(name: str, machine: Machine, bionemo_options: Options, request: 
 
 @check(severity="warning", level="standard")
 def memory_is_as_estimated(worker: Compute) -> None:
-    """A training step of ESM-2 takes the memory from which the largest micro-batches are estimated."""
+    """A training step of ESM-2 takes the memory from which the largest micro-batches are estimated.
+
+    Fix: try micro-batches out before a long training.
+    """
     step = _training(worker)
     training = memory.FLOAT32 if step["precision"] == "float32" else memory.AUTOCAST
     shape = targets.find(f"esm2-{step['model'].lower()}").shape

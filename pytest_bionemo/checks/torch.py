@@ -22,7 +22,10 @@ _START_LOCALLY = "https://pytorch.org/get-started/locally/"
 
 @check()
 def installed(machine: Machine, gpu_env: GpuEnv, host: Host, torch_is_due: None) -> None:
-    """PyTorch is installed."""
+    """PyTorch is installed.
+
+    Fix: install the PyTorch that the finding names: it fits this driver, these GPUs and this Python.
+    """
     if not machine.torch_build.is_installed:
         leftover = packages.version("torch")
         fail(
@@ -81,7 +84,10 @@ _IMPORT_ERRORS = (
 
 @check()
 def imports(torch_installed: TorchBuild, gpu_env: GpuEnv, host: Host) -> None:
-    """PyTorch imports."""
+    """PyTorch imports.
+
+    Fix: install PyTorch again, or what the error says is missing.
+    """
     error = torch_installed.import_error
     if error:
         known = next(known for known in _IMPORT_ERRORS if re.search(known.pattern, error))
@@ -102,7 +108,10 @@ def _reinstall(known: _ImportError, env: GpuEnv, host: Host) -> list[str]:
 
 @check()
 def is_cuda_build(torch_build: TorchBuild, driver: GpuEnv, host: Host) -> None:
-    """PyTorch is built for CUDA."""
+    """PyTorch is built for CUDA.
+
+    Fix: replace the CPU build by the one for CUDA that the finding names.
+    """
     if torch_build.cuda is None:
         kind = f"a ROCm {torch_build.hip} build" if torch_build.hip else "a build for the CPU only"
         fail(
@@ -125,7 +134,10 @@ def _sees_none_of(number: int, noun: str = "GPU") -> str:
 
 @check()
 def covers(gpu: Gpu, cuda_torch: TorchBuild, driver: GpuEnv, host: Host) -> None:
-    """PyTorch holds code for this GPU's architecture."""
+    """PyTorch holds code for this GPU's architecture.
+
+    Fix: install a PyTorch that holds code for this GPU.
+    """
     assert gpu.compute_capability  # a GPU that answers has one
     if not cuda_torch.arch_list:
         wait_for(None, f"PyTorch {cuda_torch.version} does not say which architectures it was built for")
@@ -141,7 +153,10 @@ def covers(gpu: Gpu, cuda_torch: TorchBuild, driver: GpuEnv, host: Host) -> None
 
 @check()
 def sees_same_gpus(answering_gpus: tuple[Gpu, ...], usable_torch: TorchBuild, machine: Machine) -> None:
-    """PyTorch sees the GPUs that the driver shows."""
+    """PyTorch sees the GPUs that the driver shows.
+
+    Fix: do what the CUDA error asks for (fabric manager, MIG slices, device nodes), or reboot the node.
+    """
     expected = visible.read(answering_gpus, machine.variables)
     if expected.problem:
         wait_for("driver::visible_devices_valid", f"{visible.VARIABLE} is not valid")
@@ -231,7 +246,10 @@ def _fail_differing(seen: str) -> None:
 
 @check(level="standard")
 def computes(device: Compute) -> None:
-    """PyTorch starts on this device, and a small product is right."""
+    """PyTorch starts on this device, and a small product is right.
+
+    Fix: read the kernel log for Xids, reset the GPU; a GPU that computes wrong is to be replaced.
+    """
     found = device.run("smoke:run")
     if found["wrong"]:
         fail(
@@ -251,7 +269,10 @@ def computes(device: Compute) -> None:
 
 @check(severity="warning")
 def nvidia_wheels_agree(cuda_torch: TorchBuild) -> None:
-    """The installed NVIDIA wheels are of PyTorch's CUDA major version."""
+    """The installed NVIDIA wheels are of PyTorch's CUDA major version.
+
+    Fix: uninstall the NVIDIA wheels of the other CUDA.
+    """
     major = int((cuda_torch.cuda or "0").partition(".")[0])
     found = packages.cuda_majors()
     if not found:
@@ -271,7 +292,10 @@ def nvidia_wheels_agree(cuda_torch: TorchBuild) -> None:
 
 @check(severity="warning")
 def library_path_is_clean(cuda_torch: TorchBuild, shadowed_libraries: tuple[Shadow, ...]) -> None:
-    """LD_LIBRARY_PATH replaces no library of the installed NVIDIA wheels."""
+    """LD_LIBRARY_PATH replaces no library of the installed NVIDIA wheels.
+
+    Fix: take the folder of the foreign libraries out of LD_LIBRARY_PATH.
+    """
     if shadowed_libraries:
         named = ", ".join(f"{shadow.path} ({shadow.wheel})" for shadow in shadowed_libraries[:5])
         more = len(shadowed_libraries) - 5
@@ -287,7 +311,10 @@ def library_path_is_clean(cuda_torch: TorchBuild, shadowed_libraries: tuple[Shad
 
 @check(severity="warning")
 def toolkit_builds_extensions(cuda_torch: TorchBuild, cuda_toolkit: Toolkit | None) -> None:
-    """The CUDA toolkit, where there is one, can build extensions for this PyTorch."""
+    """The CUDA toolkit, where there is one, can build extensions for this PyTorch.
+
+    Fix: point CUDA_HOME to a toolkit of PyTorch's CUDA, or unset it.
+    """
     if cuda_toolkit is None:
         not_applicable("no CUDA toolkit is installed, and PyTorch's wheels need none")
     where = f"{cuda_toolkit.nvcc} (found through {cuda_toolkit.named_by})"

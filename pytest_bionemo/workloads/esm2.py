@@ -5,7 +5,7 @@ transformers is imported when a model is built; everything else here works witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,21 @@ def batch(sequences: int, length: int, seed: int, *, mask_share: float = 0.15) -
         "attention_mask": torch.ones_like(input_ids),
         "labels": labels,
     }
+
+
+def pad_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch with its last sequence cut to half of its length, and padding in the place of the rest."""
+    tokens = esm2.alphabet()
+    padded = {name: tensor.clone() for name, tensor in batch.items()}
+    end = padded["input_ids"].shape[1] // 2
+    for name, last, rest in (
+        ("input_ids", tokens.eos, tokens.pad),
+        ("attention_mask", 1, 0),
+        ("labels", _IGNORED, _IGNORED),
+    ):
+        padded[name][-1, end - 1] = last
+        padded[name][-1, end:] = rest
+    return padded
 
 
 def parameters(name: str) -> int:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
-from conftest import Rig
+import pytest
 
-Change = Callable[[Rig], object]
+if TYPE_CHECKING:
+    from conftest import Rig
+
+Change = Callable[["Rig"], object]
 P = ParamSpec("P")
 
 LAYERS = {
@@ -24,7 +27,48 @@ LAYERS = {
     "file system": "a real file system mounted in a namespace of the run's own",
     "limit": "a real limit of the process (setrlimit(2)) or of its control group",
     "process": "a real process that holds, hangs or dies",
+    "kernel": "a kernel of the real PyTorch replaced inside a worker on the CPU, which has no GPU to replace",
+    "package": "a function of a real installed package replaced inside the process that imports it",
+    "worker": "what a worker answers to a check that only a GPU can be asked",
 }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the matrix: the fault, where it goes in, the check that must catch it, and as what."""
+
+    check: str
+    fault: str
+    layer: str
+    severity: str
+    action: str
+
+    @property
+    def verdict(self) -> str:
+        """Of a run with this fault and no other."""
+        return "BLOCKED" if self.severity == "blocker" else "as without it"
+
+
+def proves(
+    check: str, fault: str, layer: str, action: str = "FIX_SOFTWARE", severity: str | None = None
+) -> pytest.MarkDecorator:
+    """Mark a test that injects this fault: it fails unless the check has found it, as it is said here.
+
+    ``severity`` is the finding's where that is not the check's own.
+    """
+    assert layer in LAYERS, layer
+    return pytest.mark.fault(Row(check, fault, layer, severity or severity_of(check), action))
+
+
+def severity_of(check: str) -> str:
+    """That with which a check is declared."""
+    from pytest_bionemo.checking import spec_of
+    from pytest_bionemo.suite import import_checks
+
+    topic, _, name = check.partition("::")
+    spec = spec_of(getattr(import_checks(f"pytest_bionemo.checks.{topic}"), name))
+    assert spec, check
+    return spec.severity
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""The rows of the fault matrix, and its page."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from faults import LAYERS, Row, layer_of, severity_of
+from pytest_bionemo.checks import shipped
+from pytest_bionemo.suite import declared_checks, import_checks, topic_of
+
+TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs" / "fault-matrix.md"
+_TABLES = ("base",)
+_HEADING = """\
+# The fault matrix
+
+Every shipped check is tested on healthy machines, where it passes, and with these faults injected, each as low as it
+can be reached. The tests hold every row against a run: the check finds the fault, with this severity and action.
+A finding that only warns leaves the verdict as it would be without the fault.
+
+*This page is made by* `python -m faults` *in the folder of the tests, which hold the two against each other.*
+"""
+
+
+def rows() -> list[Row]:
+    """All rows, in the order of the checks."""
+    found = [*_of_tables(), *_of_tests()]
+    order = {name: number for number, name in enumerate(checks())}
+    return sorted(found, key=lambda row: order[row.check])
+
+
+def checks() -> list[str]:
+    """Every shipped check, in the order of a run."""
+    return [
+        f"{topic_of(module)}::{name}"
+        for module in shipped()
+        for name in declared_checks(import_checks(module), "full")
+    ]
+
+
+def _of_tables() -> Iterator[Row]:
+    for name in _TABLES:
+        for check, twin in importlib.import_module(f"faults.{name}").TWINS.items():
+            for title, fault in twin.faults.items():
+                yield Row(check, title, layer_of(fault), fault.severity or severity_of(check), fault.action)
+
+
+def _of_tests() -> Iterator[Row]:
+    for path in sorted(TESTS.glob("test_c*.py")):
+        for value in vars(importlib.import_module(path.stem)).values():
+            for mark in getattr(value, "pytestmark", ()):
+                if mark.name == "fault":
+                    yield mark.args[0]
+                if mark.name == "parametrize":
+                    yield from (inner.args[0] for one in mark.args[1] for inner in getattr(one, "marks", ())
+                                if inner.name == "fault")  # fmt: skip
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    every = rows()
+    layers = sorted({row.layer for row in every}, key=list(LAYERS).index)
+    table = [
+        f"| `{row.check}` | {row.fault} | {row.layer} | {row.severity} | {row.action} | {row.verdict} |"
+        for row in every
+    ]
+    return "\n".join(
+        [
+            _HEADING,
+            f"{len(every)} faults, {len({row.check for row in every})} checks.",
+            "",
+            "| check that finds it | fault | layer | severity | action | verdict |",
+            "|---|---|---|---|---|---|",
+            *table,
+            "",
+            "## Layers",
+            "",
+            *(f"- **{layer}**: {LAYERS[layer]}" for layer in layers),
+            "",
+        ]
+    )

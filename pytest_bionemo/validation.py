@@ -242,7 +242,7 @@ class Validation:
         platform = self.machine.platform.describe()
         return [
             f"bionemo: level {self.options.level}{rehearsal}, {self.machine.gpu_env.describe()}",
-            *([f"platform: {platform}"] if platform else []),
+            *([f"bionemo: platform {platform}"] if platform else []),
         ]
 
     @pytest.hookimpl(optionalhook=True)
@@ -298,7 +298,7 @@ class Validation:
             self._locks.cleanup()
         if self.options.hyperpod_line and self.has_begun:
             # After all that pytest prints, and nowhere else: HyperPod's agents read the logs of a node.
-            reporter = config.pluginmanager.get_plugin("terminalreporter")
+            reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
             reporter.ensure_newline()
             reporter.write_line(hyperpod.line(self.document, os.uname().nodename))
 

@@ -100,7 +100,7 @@ def _facts(run: Mapping[str, Any]) -> str:
     parts = [
         count(len(run["blockers"]), "blocker") if run["blockers"] else "",
         count(len(run["warnings"]), "warning") if run["warnings"] else "",
-        _FOR_THE_NODE.get(run["action"], ""),
+        _FOR_THE_NODE.get(run.get("action", ""), ""),
         f"{count(waiting, 'check')} {'waits' if waiting == 1 else 'wait'}" if waiting else "",
         f"{others} not run" if others else "",
         f"level {run['level']}",

@@ -24,13 +24,18 @@ def line(report: Mapping[str, Any] | None, hostname: str) -> str:
     if report is None:
         return _line(hostname, "Skipped", "none", "the run ended without a report")
     run = report["bionemo"]
-    status = _STATUS[run["verdict"]]
-    remediation = _REMEDIATION.get(run["action"], "none") if status == "Failed" else "none"
-    return _line(hostname, status, remediation, _reason(run))
+    return _line(hostname, _STATUS[run["verdict"]], _remediation(run), _reason(run))
 
 
 def _line(hostname: str, status: str, remediation: str, reason: str) -> str:
     return f"HEALTH_CHECK_RESULT:{hostname or 'unknown'}:{status}:{remediation}:{' '.join(reason.split())}"
+
+
+def _remediation(run: Mapping[str, Any]) -> str:
+    """Of the blockers: a warning is no reason to take a node away that fails for something else."""
+    actions = {entry["action"] for entry in run["blockers"]}
+    found = {word for action, word in _REMEDIATION.items() if action in actions}
+    return next((word for word in ("replace", "reboot") if word in found), "none")
 
 
 def _reason(run: Mapping[str, Any]) -> str:

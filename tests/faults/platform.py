@@ -332,7 +332,7 @@ TWINS: dict[str, Twin] = {
                 layer="file",
             ),
             "started with fewer": Fault(
-                both(ec2("p4d.24xlarge"), pci(8, 2), efa(2)),
+                both(bare, ec2("p4d.24xlarge"), pci(8, 2), efa(2), efa_software),
                 "2 EFA adapters; p4d.24xlarge has 4",
                 "each of its 4 network cards",
                 severity="warning",

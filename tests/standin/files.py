@@ -166,7 +166,7 @@ def _bind(source: Path, place: Path) -> None:
 
 
 def _release(path: Path) -> bool:
-    return ctypes.CDLL(None).umount2(os.fsencode(path), _MNT_DETACH) == 0
+    return bool(ctypes.CDLL(None).umount2(os.fsencode(path), _MNT_DETACH) == 0)
 
 
 _MS_BIND, _MS_REC, _MNT_DETACH = 4096, 16384, 2

@@ -273,6 +273,24 @@ def test_an_empty_or_damaged_table_of_mounts_tells_nothing(tmp_path: Path, text:
     assert mounts.read(tmp_path) is None
 
 
+def test_a_place_whose_name_is_not_utf8_is_asked_by_its_name(tmp_path: Path) -> None:
+    place = os.fsencode(tmp_path) + b"/\xff\xfe"
+    Path(os.fsdecode(place)).mkdir()
+    (tmp_path / "proc/self").mkdir(parents=True)
+    line = b"54 27 0:45 / " + place + b" rw - nfs4 s:/ rw\n"
+    (tmp_path / "proc/self/mountinfo").write_bytes(line)
+    (found,) = mounts.read(tmp_path) or ()
+    answer = Child(mounts.TARGET, 60, arguments={"paths": [found.path]}).answer()
+    assert answer.before == ({"path": found.path, "errno": None, "error": None},)
+
+
+def test_a_root_of_layers_is_that_of_a_container(tmp_path: Path) -> None:
+    below = "1 0 0:1 / / rw - rootfs rootfs rw"
+    assert mounts.has_own_root(mounts.read(table(tmp_path, below, "27 1 0:50 / / rw - overlay overlay rw")) or ())
+    assert not mounts.has_own_root(mounts.read(table(tmp_path, below, LOCAL)) or ())
+    assert not mounts.has_own_root(())
+
+
 def test_no_table_of_mounts_tells_nothing(tmp_path: Path) -> None:
     assert mounts.read(tmp_path) is None
 
@@ -287,12 +305,12 @@ def test_a_huge_table_of_mounts_is_read_in_time(tmp_path: Path) -> None:
 
 
 def test_every_file_system_is_asked_though_there_are_more_than_threads(tmp_path: Path) -> None:
-    paths = [str(tmp_path)] * 300 + [str(tmp_path / "gone")]
+    paths = [str(tmp_path)] * 299 + [str(tmp_path / "hidden below another mount"), "/" + "x" * 300]
     child = Child(mounts.TARGET, 60, arguments={"paths": paths})
     answer = child.answer()
     assert answer.value == {"asked": 301}
     assert len(answer.before) == 301
-    assert [said["error"] for said in answer.before if said["errno"]] == ["No such file or directory"]
+    assert [said["error"] for said in answer.before if said["errno"]] == ["File name too long"]
 
 
 def test_what_does_not_answer_is_named() -> None:

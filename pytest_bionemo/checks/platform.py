@@ -36,32 +36,40 @@ _GPU_PCI = "look for GPUs that fell off the bus: $ lspci -d 10de:"
 
 @check()
 def has_all_gpus(
-    driver: GpuEnv, gpus: tuple[Gpu, ...], platform: Platform, host: Host, bionemo_options: Options
+    driver: GpuEnv,
+    gpus: tuple[Gpu, ...],
+    platform: Platform,
+    host: Host,
+    machine: Machine,
+    bionemo_options: Options,
 ) -> None:
     """The machine has all the GPUs of its instance type, and the job those that it was given."""
     if bionemo_options.expect_gpus is not None:
         not_applicable("--bionemo-expect-gpus says how many GPUs there must be: driver::expected_count")
     seen = len(gpus) + driver.hidden_gpus
     instance, unknown = rules.instance_of(platform)
+    is_contained = _is_contained(host, machine)
     # In a container the GPUs of the job are divided once more.
-    granted = platform.slurm.gpus if platform.slurm and not host.container else None
+    granted = platform.slurm.gpus if platform.slurm and not is_contained else None
     if instance and seen < instance.gpus:
-        _judge_part(seen, instance, granted, platform, host)
+        # A container or a job may be given fewer GPUs than there are: then the PCI bus shows the whole machine.
+        is_part = is_contained or (granted is not None and granted < instance.gpus)
+        if not is_part:
+            _fail_for_gpus(seen, instance.gpus, f"{instance.name} has", platform)
+        if host.pci_gpus and host.pci_gpus < instance.gpus:
+            _fail_for_gpus(host.pci_gpus, instance.gpus, f"{instance.name} has", platform)
     if granted is not None and seen < granted:
         _fail_for_gpus(seen, granted, "Slurm gave this job", platform)
     if instance is None and granted is None:
         not_applicable(unknown)
-
-
-def _judge_part(seen: int, instance: Instance, granted: int | None, platform: Platform, host: Host) -> None:
-    """A container or a job may be given fewer GPUs than there are: then the PCI bus shows the whole machine."""
-    is_part = host.container or (granted is not None and granted < instance.gpus)
-    if not is_part:
-        _fail_for_gpus(seen, instance.gpus, f"{instance.name} has", platform)
-    if host.pci_gpus and host.pci_gpus < instance.gpus:
-        _fail_for_gpus(host.pci_gpus, instance.gpus, f"{instance.name} has", platform)
-    if host.container:
+    if instance and seen < instance.gpus and granted is None:
         not_applicable(f"this container was given {seen} of the {instance.gpus} GPUs of {instance.name}")
+
+
+def _is_contained(host: Host, machine: Machine) -> bool:
+    """Whether this run may see a part of the GPUs of its machine: not every container leaves a mark."""
+    asked_for = machine.environment.get("NVIDIA_VISIBLE_DEVICES", "all")
+    return bool(host.container) or asked_for != "all" or mounts.has_own_root(mounts.read() or ())
 
 
 def _fail_for_gpus(seen: int, expected: int, owner: str, platform: Platform) -> None:
@@ -324,11 +332,11 @@ def shared_file_systems_answer(shared_mounts: tuple[Mount, ...], mount_answers: 
             action=Action.REBOOT_NODE,
         )
     if broken:
-        _fail_for_errors(broken, {mount.path: mount for mount in shared_mounts})
+        _fail_for_errors(broken)
 
 
-def _fail_for_errors(broken: Sequence[dict[str, object]], mounted: dict[str, Mount]) -> None:
-    first = mounted[str(broken[0]["path"])]
+def _fail_for_errors(broken: Sequence[dict[str, object]]) -> None:
+    place = _shown(str(broken[0]["path"]))
     remedies = {
         errno.ESTALE: "the server has exported it anew: unmount it and mount it again",
         errno.ENOTCONN: "the program that serves it has ended: unmount it and mount it again",
@@ -338,19 +346,24 @@ def _fail_for_errors(broken: Sequence[dict[str, object]], mounted: dict[str, Mou
     fail(
         _describe_broken(broken),
         why="whatever is read from there or written to it fails",
-        fix=[f"{remedy or 'unmount it and mount it again'}: $ sudo umount -l {first.path}; sudo mount {first.path}"],
+        fix=[f"{remedy or 'unmount it and mount it again'}: $ sudo umount -l {place}; sudo mount {place}"],
     )
 
 
 def _describe_mounts(found: Sequence[Mount]) -> str:
     known = platforms.shared_file_systems()
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return ", ".join(f"{mount.path} ({known[mount.kind]})" for mount in found[:3]) + more
+    return ", ".join(f"{_shown(mount.path)} ({known[mount.kind]})" for mount in found[:3]) + more
 
 
 def _describe_broken(broken: Sequence[dict[str, object]]) -> str:
     more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-    return ", ".join(f"{answer['path']}: {answer['error']}" for answer in broken[:3]) + more
+    return ", ".join(f"{_shown(str(answer['path']))}: {answer['error']}" for answer in broken[:3]) + more
+
+
+def _shown(path: str) -> str:
+    """As it can be printed: a name of a file need not be UTF-8."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 @check(severity="warning")

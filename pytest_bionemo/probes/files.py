@@ -16,9 +16,9 @@ class Unreadable(Exception):
     """The file is there, and what was expected of it is not; the message is a phrase."""
 
 
-def text(path: Path, limit: int = _LIMIT) -> str:
+def text(path: Path, limit: int = _LIMIT, errors: str = "replace") -> str:
     """The first ``limit`` bytes as text; empty where there is no such file or it cannot be read."""
-    return (_read(path, limit) or b"").decode(errors="replace")
+    return (_read(path, limit) or b"").decode(errors=errors)
 
 
 def line(path: Path) -> str:

@@ -6,6 +6,7 @@ file system in a thread of its own, so that one that hangs hides none of the oth
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import re
@@ -24,6 +25,12 @@ _MOUNTINFO = Path("proc/self/mountinfo")
 _LIMIT = 16 << 20
 # As many can hang before one that answers is not asked: few enough for a container that limits its threads.
 _THREADS = 128
+_ROOTS_OF_CONTAINERS = ("overlay", "fuse.fuse-overlayfs", "fuse.squashfuse", "squashfs")
+# Not for this user, or not to be seen from here: the file system has answered, or needs not to.
+_NO_FAULT = (
+    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
+    errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EKEYREJECTED,
+)  # fmt: skip
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -38,8 +45,15 @@ class Mount:
 
 def read(root: Path = Path("/")) -> tuple[Mount, ...] | None:
     """Every mount of this process, in the order of the table; None where there is no table, or nothing in it."""
-    found = [mount for line in files.text(root / _MOUNTINFO, _LIMIT).splitlines() if (mount := _parse(line))]
-    return tuple(found) or None
+    # A name need not be UTF-8, and the file system is asked by it.
+    lines = files.text(root / _MOUNTINFO, _LIMIT, errors="surrogateescape").split("\n")
+    return tuple(mount for line in lines if (mount := _parse(line))) or None
+
+
+def has_own_root(mounts: Iterable[Mount]) -> bool:
+    """Whether the root is one that containers have, also those that leave no other mark (enroot)."""
+    kinds = [mount.kind for mount in mounts if mount.path == "/"]
+    return bool(kinds) and kinds[-1] in _ROOTS_OF_CONTAINERS
 
 
 def shared(mounts: Iterable[Mount], kinds: Collection[str]) -> tuple[Mount, ...]:
@@ -88,10 +102,9 @@ def _ask(path: str) -> dict[str, Any]:
         os.statvfs(path)
         with os.scandir(path) as entries:
             next(entries, None)
-    except PermissionError:
-        pass  # it answered
     except OSError as error:
-        return {"path": path, "errno": error.errno, "error": error.strerror or str(error)}
+        if error.errno not in _NO_FAULT:
+            return {"path": path, "errno": error.errno, "error": error.strerror or str(error)}
     return {"path": path, "errno": None, "error": None}
 
 

@@ -27,10 +27,12 @@ _LIMIT = 16 << 20
 _THREADS = 128
 _ROOTS_OF_CONTAINERS = ("overlay", "fuse.fuse-overlayfs", "fuse.squashfuse", "squashfs")
 # Not for this user, or not to be seen from here: the file system has answered, or needs not to.
-_NO_FAULT = (
-    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
-    errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EKEYREJECTED,
-)  # fmt: skip
+# By name: other systems than Linux, on which this is imported too, have not all of them.
+_NO_FAULT = tuple(
+    number
+    for number, name in errno.errorcode.items()
+    if name in ("EACCES", "EPERM", "ENOENT", "ENOTDIR", "ENOKEY", "EKEYEXPIRED", "EKEYREVOKED", "EKEYREJECTED")
+)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 

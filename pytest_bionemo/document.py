@@ -151,7 +151,7 @@ def describe(machine: Machine, started: datetime) -> dict[str, Any]:
 
 def environment(machine: Machine) -> dict[str, Any]:
     """Driver, CUDA, torch, host and the variables that steer them."""
-    env, torch, host = machine.gpu_env, machine.torch_build, machine.host
+    env, torch, host, platform = machine.gpu_env, machine.torch_build, machine.host, machine.platform
     variables = {**os.environ, **machine.variables}
     return {
         "hostname": host.hostname,
@@ -161,6 +161,11 @@ def environment(machine: Machine) -> dict[str, Any]:
         "machine": host.machine,
         "glibc": host.glibc,
         "container": host.container,
+        "platforms": list(platform.names),
+        "platform": platform.describe() or None,
+        "scheduler": platform.scheduler,
+        "instance_type": platform.instance_type,
+        "databricks_runtime": platform.databricks.runtime if platform.databricks else None,
         "python": host.python,
         "driver": env.driver,
         "nvml": env.nvml,

@@ -18,15 +18,20 @@ import pytest
 from pytest_bionemo import rules
 from pytest_bionemo.checking import not_applicable, wait_for
 from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
-from pytest_bionemo.facts import architectures, stack
+from pytest_bionemo.facts import architectures, platforms, stack
+from pytest_bionemo.facts.instances import Instance
 from pytest_bionemo.fixtures import family_of, machine_of
 from pytest_bionemo.model import Gpu, GpuEnv
 from pytest_bionemo.options import Options
-from pytest_bionemo.probes import libraries, packages, visible
+from pytest_bionemo.probes import libraries, mounts, packages, visible
 from pytest_bionemo.probes.bionemo import BionemoPackage
+from pytest_bionemo.probes.child import Answer, Child
+from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.imports import Imports, Program
 from pytest_bionemo.probes.machine import Machine
+from pytest_bionemo.probes.mounts import Mount
+from pytest_bionemo.probes.platforms import Databricks, HyperPod, Platform, Slurm
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 from pytest_bionemo.worker import Workers
@@ -52,6 +57,7 @@ ESTABLISHED_BY = {
     "usable_torch": "driver::supports_torch_cuda",
     "device": "torch::sees_same_gpus",
     "worker": "torch::computes",
+    "libfabric": "platform::efa_has_libfabric",
     "whole_package": "packages::is_whole",
     "importable_package": "packages::namespace_is_clean",
     "imported_package": "packages::imports_deeply",
@@ -270,6 +276,102 @@ def undisturbed(request: pytest.FixtureRequest) -> None:
     """Nothing else of this run is at work: what is timed beside other checks is no measurement."""
     if hasattr(request.config, "workerinput"):
         wait_for(None, "what is timed under pytest-xdist means nothing: run it without -n")
+
+
+# ------------------------------------------------------------------------------------------------- platforms
+
+# A server that is busy answers later than a disk, and a dead one never.
+_SHARED_DEADLINE_S = 10.0
+
+
+@pytest.fixture(scope="session")
+def platform(linux: Host, machine: Machine) -> Platform:
+    """The platforms that this is, none or several."""
+    return machine.platform
+
+
+@pytest.fixture(scope="session")
+def fabric(linux: Host, machine: Machine) -> Fabric:
+    """The network between nodes."""
+    return machine.fabric
+
+
+@pytest.fixture(scope="session")
+def instance(platform: Platform) -> Instance:
+    """The type of this instance, as the table has it."""
+    found, unknown = rules.instance_of(platform)
+    if found is None:
+        not_applicable(unknown)
+    return found
+
+
+@pytest.fixture(scope="session")
+def efa(fabric: Fabric) -> Fabric:
+    """A machine with adapters of AWS for traffic between nodes (EFA)."""
+    if not fabric.efa:
+        not_applicable("there is no EFA adapter here (/sys/class/infiniband has none of the driver efa)")
+    return fabric
+
+
+@pytest.fixture(scope="session")
+def libfabric(efa: Fabric, host: Host) -> Fabric:
+    """The same with a libfabric that programs find."""
+    if not rules.is_given_efa(efa, host):
+        not_applicable("this container was given no EFA adapter: /dev/infiniband has none")
+    if efa.libfabric is None or not efa.libfabric.is_found:
+        wait_for(ESTABLISHED_BY["libfabric"], "programs do not find libfabric")
+    return efa
+
+
+@pytest.fixture(scope="session")
+def hyperpod(platform: Platform) -> HyperPod:
+    """A node of SageMaker HyperPod."""
+    if platform.hyperpod is None:
+        not_applicable("this is no SageMaker HyperPod")
+    return platform.hyperpod
+
+
+@pytest.fixture(scope="session")
+def slurm(platform: Platform) -> Slurm:
+    """A node of Slurm."""
+    if platform.slurm is None:
+        not_applicable("this is no node of Slurm")
+    return platform.slurm
+
+
+@pytest.fixture(scope="session")
+def databricks(platform: Platform) -> Databricks:
+    """Databricks compute."""
+    if platform.databricks is None:
+        not_applicable("this is not Databricks")
+    return platform.databricks
+
+
+@pytest.fixture(scope="session")
+def mount_table(linux: Host) -> tuple[Mount, ...]:
+    """Every mount of this process."""
+    found = mounts.read()
+    if found is None:
+        wait_for(None, "/proc/self/mountinfo names no mount, so that nobody knows which file systems there are")
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared_mounts(mount_table: tuple[Mount, ...]) -> tuple[Mount, ...]:
+    """The file systems that this machine shares with others, at least one."""
+    found = mounts.shared(mount_table, platforms.shared_file_systems())
+    if not found:
+        not_applicable("no file system is mounted that machines share")
+    return found
+
+
+@pytest.fixture(scope="session")
+def mount_answers(shared_mounts: tuple[Mount, ...], bionemo_options: Options) -> Iterator[Answer]:
+    """What each of them answered, asked in a child process."""
+    deadline = min(bionemo_options.timeout, _SHARED_DEADLINE_S)
+    child = Child(mounts.TARGET, deadline, arguments={"paths": [mount.path for mount in shared_mounts]})
+    yield child.answer()
+    child.close()
 
 
 # ----------------------------------------------------------------------------------------- BioNeMo's packages

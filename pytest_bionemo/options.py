@@ -16,6 +16,11 @@ REQUIREMENTS = ("install", "ready")
 _TARGET = "bionemo_target"
 _NOUNS = {"level": "level", "device": "device", "require": "verdict to require"}
 
+# name without the prefix: help
+_SWITCHES: dict[str, str] = {
+    "validate": "Run the shipped checks: alone, or with the tests of the paths that are given.",
+    "hyperpod-line": "End with the line that SageMaker HyperPod's health checks read.",
+}
 # name without the prefix: (default, metavar, help)
 _VALUED: dict[str, tuple[str, str, str]] = {
     "level": ("standard", "LEVEL", "How deep to look: quick (no GPU kernel), standard or full."),
@@ -39,19 +44,15 @@ class Options:
     timeout: float
     expect_gpus: int | None
     targets: tuple[str, ...] = ()
+    hyperpod_line: bool = False
 
 
 def add(parser: pytest.Parser) -> None:
     """Declare every option and its ini twin."""
     group = parser.getgroup("bionemo", "NVIDIA BioNeMo readiness")
-    group.addoption(
-        "--bionemo-validate",
-        action="store_true",
-        default=None,
-        dest="bionemo_validate",
-        help="Run the shipped checks: alone, or with the tests of the paths that are given.",
-    )
-    parser.addini("bionemo_validate", "Ini twin of --bionemo-validate.", type="bool", default=False)
+    for name, text in _SWITCHES.items():
+        group.addoption(f"--bionemo-{name}", action="store_true", default=None, dest=_key(name), help=text)
+        parser.addini(_key(name), f"Ini twin of --bionemo-{name}.", type="bool", default=False)
     group.addoption(
         "--bionemo-target",
         action="append",
@@ -79,7 +80,7 @@ def read(config: pytest.Config) -> Options:
     :raises pytest.UsageError: one line that names the option, its value and what it takes.
     """
     return Options(
-        validate=_read_switch(config),
+        validate=_read_switch(config, "validate"),
         level=_one_of(config, "level", LEVELS),
         device=_one_of(config, "device", DEVICES),
         require=_one_of(config, "require", REQUIREMENTS),
@@ -87,6 +88,7 @@ def read(config: pytest.Config) -> Options:
         timeout=_seconds(config, "timeout"),
         expect_gpus=_count(config, "expect-gpus"),
         targets=_targets(config),
+        hyperpod_line=_read_switch(config, "hyperpod-line"),
     )
 
 
@@ -120,12 +122,13 @@ def _key(name: str) -> str:
     return "bionemo_" + name.replace("-", "_")
 
 
-def _read_switch(config: pytest.Config) -> bool:
-    given = config.getoption("bionemo_validate")
+def _read_switch(config: pytest.Config, name: str) -> bool:
+    key = _key(name)
+    given = config.getoption(key)
     try:
-        return bool(given if given is not None else config.getini("bionemo_validate"))
+        return bool(given if given is not None else config.getini(key))
     except (ValueError, TypeError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"ini option bionemo_validate: {error}. Choose from: true, false.") from None
+        raise pytest.UsageError(f"ini option {key}: {error}. Choose from: true, false.") from None
 
 
 def _text(config: pytest.Config, name: str) -> tuple[str, str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 
-from pytest_bionemo.facts import drivers, gpus, versions, wheels
+from pytest_bionemo.facts import drivers, gpus, instances, versions, wheels
+from pytest_bionemo.facts.instances import Instance
 from pytest_bionemo.model import GpuEnv
+from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import CudaLibrary
+from pytest_bionemo.probes.platforms import Platform
 from pytest_bionemo.probes.torch_build import TorchBuild
 
 
@@ -83,3 +86,21 @@ def are_data_centre_gpus(env: GpuEnv) -> bool:
     # A model that the table does not know is given the benefit of the doubt: torch will say what it sees.
     models = [gpus.find(gpu.name, gpu.memory_bytes) for gpu in env.gpus if gpu.name]
     return all(model is None or model.segment == "datacenter" for model in models)
+
+
+def is_given_efa(fabric: Fabric, host: Host) -> bool:
+    """Whether this run may use EFA adapters: a container is often given none, or fewer than its machine has."""
+    return not host.container or any(adapter.node for adapter in fabric.efa)
+
+
+def instance_of(platform: Platform) -> tuple[Instance | None, str]:
+    """The type of this instance as the table has it, or why nothing can be judged by that."""
+    if platform.instance_type is None:
+        where = "no file tells it" if platform.cloud or platform.hyperpod else "no cloud is recognised"
+        return None, f"the instance type is not known: {where}, and no metadata service is asked"
+    found = instances.find(platform.instance_type)
+    if found is None:
+        return None, f"the instance type {platform.instance_type} is not on record"
+    if not found.is_sure:
+        return None, f"what is on record for {found.name} is not sure enough to judge by it"
+    return found, ""

@@ -8,6 +8,7 @@ whose known defects are guarded here (the numbers are those of its issues or of 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
@@ -26,7 +27,7 @@ from pytest_bionemo.model import Finding, Outcome
 from pytest_bionemo.needs import LOCKS, OPTIONS, WORKERS
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
-from pytest_bionemo.report import terminal
+from pytest_bionemo.report import hyperpod, terminal
 from pytest_bionemo.report.clean import clean
 from pytest_bionemo.report.place import Place, PlaceError
 from pytest_bionemo.verdict import Verdict, exit_status, fold
@@ -235,10 +236,14 @@ class Validation:
 
     # ------------------------------------------------------------------------------------------- reporting
 
-    def pytest_report_header(self) -> str:
-        """One line: level, GPUs, driver."""
+    def pytest_report_header(self) -> list[str]:
+        """Level, GPUs and driver; the platform on a line of its own, where one is recognised."""
         rehearsal = ", rehearsal on the CPU" if self.options.device == "cpu" else ""
-        return f"bionemo: level {self.options.level}{rehearsal}, {self.machine.gpu_env.describe()}"
+        platform = self.machine.platform.describe()
+        return [
+            f"bionemo: level {self.options.level}{rehearsal}, {self.machine.gpu_env.describe()}",
+            *([f"bionemo: platform {platform}"] if platform else []),
+        ]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_json_modifyreport(self, json_report: dict[str, Any]) -> None:
@@ -291,6 +296,11 @@ class Validation:
             config.stash[WORKERS].close()
         if self._locks is not None:
             self._locks.cleanup()
+        if self.options.hyperpod_line and self.has_begun:
+            # After all that pytest prints, and nowhere else: HyperPod's agents read the logs of a node.
+            reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+            reporter.ensure_newline()
+            reporter.write_line(hyperpod.line(self.document, os.uname().nodename))
 
     def exit_status(self, status: int) -> int:
         """The exit status of the run, from pytest's: 0 is left to a verdict that is on record."""

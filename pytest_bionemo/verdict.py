@@ -100,7 +100,7 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
     return Verdict(
         name=name,
         summary=_summarise(name, run, results, blockers, gaps),
-        action=_strongest(blockers),
+        action=_strongest([*blockers, *warnings]),
         sections=_sections(run, results),
         blockers=tuple(blockers),
         warnings=tuple(warnings),
@@ -279,9 +279,9 @@ def _lines(text: str | None) -> list[str]:
     return text.split("\n") if text else []
 
 
-def _strongest(blockers: Iterable[Mapping[str, Any]]) -> Action:
+def _strongest(findings: Iterable[Mapping[str, Any]]) -> Action:
     return max(
-        (Action(entry["action"]) for entry in blockers),
+        (Action(entry["action"]) for entry in findings),
         key=lambda action: action.strength,
         default=Action.NONE,
     )

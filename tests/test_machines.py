@@ -24,6 +24,8 @@ def test_a_machine_without_a_gpu_has_exactly_one_blocker(request: pytest.Fixture
     dependants = [check for topic in ("driver", "torch") for check in checks_of(run, topic)]
     dependants.remove("driver::loads")
     assert {run.gap(check)["waits_for"] for check in dependants} == {"bionemo/driver::loads"}
+    # The platform has one that counts the GPUs.
+    dependants.append("platform::has_all_gpus")
     assert {gap["check"] for gap in run.bionemo["not_run"]} == {f"bionemo/{check}" for check in dependants}
     assert (run.bionemo["environment"]["torch"] is not None) == (machine == "torch_rig")
 

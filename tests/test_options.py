@@ -194,7 +194,8 @@ def test_every_option_is_prefixed_and_has_a_twin_and_a_text(pytester: pytest.Pyt
     config = pytester.parseconfigure()
     group = config._parser.getgroup("bionemo")
     names = [name for option in group.options for name in option.names()]
-    assert len(names) == len(WRONG) + 2
+    # Beside those that a value can be wrong for: the report, and the switches.
+    assert len(names) == len(WRONG) + 1 + len(options._SWITCHES)
     twins = config._parser._inidict
     for option in group.options:
         (name,) = option.names()
@@ -211,7 +212,7 @@ def test_help_lists_every_option_with_its_default(rig: Rig) -> None:
     assert run.returncode == 0
     assert not (rig.project / REPORT).exists()
     assert "NVIDIA BioNeMo readiness:" in text
-    for option in ("validate", *WRONG, "report"):
+    for option in (*options._SWITCHES, *WRONG, "report"):
         assert f"--bionemo-{option}" in text
         assert f"Ini twin of --bionemo-{option}." in text
     for default in ("standard", "cuda", "install", "120", REPORT):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
+import pytest
+
 from conftest import Rig
+from standin.files import can_share
 
 LOOK = """
 import json, os, resource, sys
@@ -55,3 +59,27 @@ def test_the_machine_that_runs_the_tests_is_not_changed(rig: Rig) -> None:
     assert not Path("/opt/deep").exists()
     assert Path("/etc/passwd").exists()
     assert not Path("/etc/new").exists()
+
+
+SHARED = """
+import os
+for place in ("/well", "/stale"):
+    try:
+        print(place, os.statvfs(place).f_bsize, os.listdir(place))
+    except OSError as error:
+        print(place, error.strerror)
+"""
+
+
+@pytest.mark.skipif(not can_share(), reason="this user cannot mount FUSE")
+def test_a_shared_file_system_answers_as_it_is_told(rig: Rig) -> None:
+    rig.files.shared("/well", "fuse.glusterfs", "well")
+    rig.files.shared("/stale", "fuse.glusterfs", errno.ESTALE)
+    assert rig.run("-c", SHARED).stdout.splitlines() == ["/well 4096 []", "/stale Stale file handle"]
+
+
+@pytest.mark.skipif(not can_share(), reason="this user cannot mount FUSE")
+def test_a_shared_file_system_that_never_answers_ends_with_its_run(rig: Rig) -> None:
+    rig.files.shared("/never", "fuse.glusterfs", "never")
+    run = rig.run("-c", "import subprocess as s; s.run(['stat', '-f', '/never'], timeout=1)")
+    assert "TimeoutExpired" in run.stderr

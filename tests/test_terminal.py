@@ -351,6 +351,7 @@ def test_a_run_without_a_driver_reads_like_this(rig: Rig) -> None:
     topics = [row for row in text if row.startswith("bionemo/")]
     assert [row.split()[0] for row in topics] == [
         "bionemo/host",
+        "bionemo/platform",
         "bionemo/driver",
         "bionemo/torch",
         "bionemo/lightning",

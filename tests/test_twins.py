@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Rig
-from faults import LAYERS, Fault, Twin, base, layer_of, severity_of, with_parameter
+from faults import LAYERS, Fault, layer_of, matrix, severity_of, with_parameter
 from faults.base import BESIDE_MIG
 from faults.injections import closed_gpus, libcuda, machine, no_gpus, shown
 from pytest_bionemo.checks import shipped
@@ -22,7 +22,7 @@ from standin.torch_package import StandinTorch
 
 COMPUTES = "torch::computes"
 
-TWINS: dict[str, Twin] = {**base.TWINS}
+TWINS = matrix.twins()
 FAULTS = [
     pytest.param(check, fault, id=f"{check}-{name}")
     for check, twin in TWINS.items()

@@ -483,14 +483,16 @@ def test_a_severity_that_nobody_knows_counts_as_required() -> None:
 
 
 @pytest.mark.parametrize("actions", list(itertools.permutations(["RESET_GPU", "NONE", "REBOOT_NODE"])))
-def test_the_strongest_action_of_the_blockers_is_the_action(actions: tuple[str, ...]) -> None:
+def test_the_strongest_action_of_all_findings_is_the_action(actions: tuple[str, ...]) -> None:
     ids = [f"bionemo/driver::c{number}" for number in range(3)]
     tests = [found(nodeid, action=action) for nodeid, action in zip(ids, actions, strict=True)]
-    warning = "bionemo/driver::w"
-    checks = [*(declared(nodeid) for nodeid in ids), declared(warning, severity="warning")]
-    verdict = fold(document(checks, [*tests, found(warning, action="REPLACE_NODE")]))
+    checks = [declared(nodeid) for nodeid in ids]
+    verdict = fold(document(checks, tests))
     assert verdict.action is Action.REBOOT_NODE
     assert verdict.to_json()["action"] == "REBOOT_NODE"
+    warning = "bionemo/driver::w"
+    checks.append(declared(warning, severity="warning"))
+    assert fold(document(checks, [*tests, found(warning, action="REPLACE_NODE")])).action is Action.REPLACE_NODE
 
 
 def test_without_a_blocker_there_is_nothing_to_do() -> None:

@@ -7,6 +7,7 @@ import pkgutil
 # The order on the screen. A topic that is not named here comes after these.
 _ORDER = (
     "host",
+    "platform",
     "driver",
     "torch",
     "numerics",

@@ -13,6 +13,7 @@ from pytest_bionemo.probes import visible
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.machine import Machine
+from pytest_bionemo.probes.platforms import Databricks, Platform
 from pytest_bionemo.probes.torch_build import TorchBuild
 from pytest_bionemo.rules import LibcudaProblem
 
@@ -42,7 +43,7 @@ def loads(host: Host, gpu_env: GpuEnv, machine: Machine, bionemo_options: Option
     if gpu_env.failure.code == _LIBRARY_NOT_FOUND and machine.torch_build.devices:
         _fail_without_nvml_alone(host, machine.torch_build)
     if gpu_env.failure.code == _LIBRARY_NOT_FOUND:
-        _fail_without_library(host)
+        _fail_without_library(host, machine.platform)
     if gpu_env.failure.code == _DRIVER_NOT_LOADED:
         _fail_without_kernel_module(host)
     if gpu_env.failure.code == _LIB_RM_VERSION_MISMATCH:
@@ -87,13 +88,22 @@ def _fail_without_nvml_alone(host: Host, torch: TorchBuild) -> None:
     )
 
 
-def _fail_without_library(host: Host) -> None:
+def _fail_without_library(host: Host, platform: Platform) -> None:
     fail(
         f"no NVIDIA driver: libnvidia-ml.so.1 is not found{_gpu_on_the_bus(host)}",
         why="nothing can run on a GPU without the driver, and what to install depends on its version",
-        fix=fixes.alternatives(*_ways_to_a_driver(host)),
+        fix=_gpus_of_databricks(platform.databricks) or fixes.alternatives(*_ways_to_a_driver(host)),
         links=[_INSTALL_GUIDE],
     )
+
+
+def _gpus_of_databricks(databricks: Databricks | None) -> list[str]:
+    """Where Databricks has GPUs: nobody installs a driver there. Empty elsewhere."""
+    if databricks is None:
+        return []
+    if databricks.kind == "classic":
+        return ["use compute with GPUs: an instance type that has them, and a runtime for machine learning"]
+    return ["choose a GPU as accelerator in the notebook's environment, or use classic compute with GPUs"]
 
 
 def _ways_to_a_driver(host: Host) -> list[str]:

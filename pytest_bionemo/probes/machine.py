@@ -7,10 +7,12 @@ import os
 from functools import cached_property
 
 from pytest_bionemo.model import GpuEnv
-from pytest_bionemo.probes import host, libraries, nvml, toolkit, torch_build, visible
+from pytest_bionemo.probes import fabric, host, libraries, nvml, platforms, toolkit, torch_build, visible
 from pytest_bionemo.probes.child import Child
+from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import CudaLibrary
+from pytest_bionemo.probes.platforms import Platform
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 
@@ -56,6 +58,21 @@ class Machine:
     def host(self) -> Host:
         """The machine around Python."""
         return host.read()
+
+    @cached_property
+    def platform(self) -> Platform:
+        """The platforms that this is, such as HyperPod, Slurm and AWS at once."""
+        return platforms.read(self.environment)
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """The network between nodes."""
+        return fabric.read(self.environment)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of this process, as they were when the children were started."""
+        return {**self._environment, **self.variables}
 
     @cached_property
     def libcuda(self) -> CudaLibrary | None:

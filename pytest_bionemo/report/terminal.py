@@ -42,6 +42,12 @@ _PREFIXED = ("s", "B", "MAC")
 _PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 _RULERS = {"reference": "the reference", "peer_median": "its peers", "baseline": "before", "bound": "the bound"}
 _SEVERAL, _SMALL = 10, 0.1
+# Said beside the verdict: what is done to the node as a whole.
+_FOR_THE_NODE = {
+    "RESET_GPU": "reset the GPU",
+    "REBOOT_NODE": "reboot the node",
+    "REPLACE_NODE": "replace the node",
+}
 _LABEL_WIDTH = 9
 _NAMED_AT_MOST = 3
 
@@ -94,6 +100,7 @@ def _facts(run: Mapping[str, Any]) -> str:
     parts = [
         count(len(run["blockers"]), "blocker") if run["blockers"] else "",
         count(len(run["warnings"]), "warning") if run["warnings"] else "",
+        _FOR_THE_NODE.get(run.get("action", ""), ""),
         f"{count(waiting, 'check')} {'waits' if waiting == 1 else 'wait'}" if waiting else "",
         f"{others} not run" if others else "",
         f"level {run['level']}",

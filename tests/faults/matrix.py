@@ -6,13 +6,13 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from faults import LAYERS, Row, layer_of, severity_of
+from faults import LAYERS, Row, Twin, layer_of, severity_of
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "fault-matrix.md"
-_TABLES = ("base",)
+_TABLES = ("base", "platform")
 _HEADING = """\
 # The fault matrix
 
@@ -40,11 +40,17 @@ def checks() -> list[str]:
     ]
 
 
+def twins() -> dict[str, Twin]:
+    """The tables of all topics: each check with its faults."""
+    return {
+        check: twin for name in _TABLES for check, twin in importlib.import_module(f"faults.{name}").TWINS.items()
+    }
+
+
 def _of_tables() -> Iterator[Row]:
-    for name in _TABLES:
-        for check, twin in importlib.import_module(f"faults.{name}").TWINS.items():
-            for title, fault in twin.faults.items():
-                yield Row(check, title, layer_of(fault), fault.severity or severity_of(check), fault.action)
+    for check, twin in twins().items():
+        for title, fault in twin.faults.items():
+            yield Row(check, title, layer_of(fault), fault.severity or severity_of(check), fault.action)
 
 
 def _of_tests() -> Iterator[Row]:

@@ -6,13 +6,18 @@ the run. This file is also the program that lays them: it is started inside the 
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import functools
 import json
 import os
 import resource
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +61,13 @@ class Files:
         """A file system of this kind, as mount(8) takes it: ``mount("/dev/shm", "tmpfs", "size=64m")``."""
         self._steps.append(["mount", path, ["-t", kind, "-o", options, source], True])
 
+    def shared(self, path: str, kind: str, answer: str | int, source: str = "server") -> None:
+        """A shared file system of this kind (``fuse.glusterfs``): FUSE, served by a program of ours.
+
+        ``answer``: "well"; "never", to no question at all; or an error of errno(3), to every question.
+        """
+        self._steps.append(["shared", path, kind, answer, source])
+
     def limit(self, name: str, soft: int, hard: int | None = None) -> None:
         """A limit of getrlimit(2): ``limit("NOFILE", 256)``; -1 is no limit."""
         self._steps.append(["limit", f"RLIMIT_{name}", soft, soft if hard is None else hard])
@@ -74,6 +86,15 @@ def is_possible() -> bool:
     mapping = () if os.geteuid() == 0 else ("--map-root-user",)
     tried = [*UNSHARE, *mapping, "mount", "-t", "tmpfs", "none", "/mnt"]
     return shutil.which("unshare") is not None and subprocess.run(tried, capture_output=True).returncode == 0
+
+
+@functools.cache
+def can_share() -> bool:
+    """Whether this user may mount FUSE in a namespace here."""
+    mapping = () if os.geteuid() == 0 else ("--map-root-user",)
+    step = json.dumps([["shared", "/mnt/shared", "fuse", "well", "server"]])
+    tried = [*UNSHARE, *mapping, sys.executable, __file__, step, "stat", "--file-system", "/mnt/shared"]
+    return is_possible() and subprocess.run(tried, capture_output=True, timeout=60).returncode == 0
 
 
 # ------------------------------------------------------------------------------------- inside the namespace
@@ -109,11 +130,11 @@ class _Ground:
             return
         before = Path("/") / f".before{len(self._grafted)}"
         before.mkdir()
-        _mount("--rbind", str(folder), str(before))
+        _bind(folder, before)
         mode = folder.stat().st_mode & 0o7777
         _mount("-t", "tmpfs", "-o", f"mode={mode:o}", "none", str(folder))
         self._fill(before, folder)
-        subprocess.run(["umount", "-l", str(before)], check=True)
+        _release(before)
         before.rmdir()
         self._grafted.append(folder)
 
@@ -122,24 +143,92 @@ class _Ground:
             place = new / child.name
             if child.is_symlink():
                 place.symlink_to(child.readlink())
+            elif child == Path("/mnt"):
+                place.mkdir()  # all of this is built there: bound into itself, no file could be taken away again
             elif child.is_dir():
-                place.mkdir()
-                _mount("--rbind", str(child), str(place))
+                place.mkdir(exist_ok=True)  # mount(8) itself leaves a folder in /run
+                _bind(child, place)
             else:
                 place.touch()
-                _mount("--bind", str(child), str(place))
+                _bind(child, place)
 
 
 def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
 
 
+def _bind(source: Path, place: Path) -> None:
+    # mount(2) itself: a node takes hundreds of these, and mount(8) is a process for each.
+    if ctypes.CDLL(None, use_errno=True).mount(
+        os.fsencode(source), os.fsencode(place), None, _MS_BIND | _MS_REC, None
+    ):
+        raise OSError(ctypes.get_errno(), f"{source} cannot be bound to {place}")
+
+
+def _release(path: Path) -> bool:
+    return bool(ctypes.CDLL(None).umount2(os.fsencode(path), _MNT_DETACH) == 0)
+
+
+_MS_BIND, _MS_REC, _MNT_DETACH = 4096, 16384, 2
+
+
 def _clear(path: Path) -> None:
-    subprocess.run(["umount", "-l", str(path)], check=False, capture_output=True)
+    _release(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _share(path: Path, kind: str, answer: str | int, source: str) -> None:
+    """Mount FUSE, and start the program that serves it, or that does not."""
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
+    command = ["mount", "-i", "-t", kind, "-o", options, source, str(path)]
+    subprocess.run(command, check=True, pass_fds=[device])
+    parent = os.getpid()
+    if os.fork():
+        os.close(device)
+        return
+    # The server ends with the run, whose output it must not hold open.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    if os.getppid() == parent:
+        _serve(device, answer)
+    os._exit(0)
+
+
+def _serve(device: int, answer: str | int) -> None:
+    """Answer the kernel's questions (include/uapi/linux/fuse.h) of a file system that holds one empty folder."""
+    while True:
+        if answer == "never":
+            time.sleep(3600)
+        question = os.read(device, 1 << 17)
+        _, code, unique = struct.unpack_from("<IIQ", question)
+        reply, error = _answers().get(code, (b"", errno.ENOSYS))
+        if answer != "well" and code != _INIT:
+            reply, error = b"", int(answer)
+        if code not in _FORGETS:
+            os.write(device, struct.pack("<IiQ", 16 + len(reply), -error, unique) + reply)
+
+
+_INIT = 26
+_FORGETS = (2, 42)
+
+
+def _answers() -> dict[int, tuple[bytes, int]]:
+    folder = struct.pack("<6Q10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+    return {
+        _INIT: (struct.pack("<4I2H2I2HI28x", 7, 31, 0, 0, 8, 6, 4096, 1, 1, 0, 0), 0),
+        3: (struct.pack("<QII", 1, 0, 0) + folder, 0),  # GETATTR
+        17: (struct.pack("<5Q4I24x", 1 << 30, 1 << 29, 1 << 29, 1 << 20, 1 << 19, 4096, 255, 4096, 0), 0),  # STATFS
+        27: (struct.pack("<QII", 1, 0, 0), 0),  # OPENDIR
+        28: (b"", 0),  # READDIR
+        29: (b"", 0),  # RELEASEDIR
+        34: (b"", 0),  # ACCESS
+    }
 
 
 def _lay(steps: Sequence[Sequence[Any]]) -> None:
@@ -155,6 +244,10 @@ def _lay(steps: Sequence[Sequence[Any]]) -> None:
             _mount(*what[1], str(path))
             continue
         ground.prepare(path.parent)
+        if kind == "shared":
+            path.mkdir(exist_ok=True)
+            _share(path, *what[1:])
+            continue
         _clear(path)
         if kind == "write":
             path.write_text(what[1])

@@ -1,0 +1,84 @@
+"""Which platforms this is: several can hold at once (HyperPod, Slurm, AWS).
+
+From files and variables alone. No metadata service is asked: it is a network, and where it is blocked it only makes
+one wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_bionemo.probes.platforms import cloud, databricks, hyperpod, kubernetes, slurm
+from pytest_bionemo.probes.platforms.cloud import Cloud
+from pytest_bionemo.probes.platforms.databricks import Databricks
+from pytest_bionemo.probes.platforms.hyperpod import HyperPod
+from pytest_bionemo.probes.platforms.kubernetes import Kubernetes
+from pytest_bionemo.probes.platforms.slurm import Slurm
+
+__all__ = ["Cloud", "Databricks", "HyperPod", "Kubernetes", "Platform", "Slurm", "read"]
+
+_CLOUDS = {"aws": "AWS", "azure": "Azure", "gcp": "Google Cloud"}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What is recognised; None where it is not that platform. A container is told by ``Host.container``."""
+
+    databricks: Databricks | None = None
+    hyperpod: HyperPod | None = None
+    slurm: Slurm | None = None
+    kubernetes: Kubernetes | None = None
+    cloud: Cloud | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One word for each."""
+        found = {
+            "databricks": self.databricks,
+            "hyperpod": self.hyperpod,
+            "slurm": self.slurm,
+            "kubernetes": self.kubernetes,
+            self.cloud.name if self.cloud else "": self.cloud,
+        }
+        return tuple(name for name, what in found.items() if what)
+
+    @property
+    def scheduler(self) -> str | None:
+        """Who gives out the GPUs."""
+        if self.slurm:
+            return "slurm"
+        return "kubernetes" if self.kubernetes else None
+
+    @property
+    def instance_type(self) -> str | None:
+        """As its cloud names it, without SageMaker's ``ml.``; None where no file tells."""
+        # The machine knows what it is; HyperPod's description of the cluster can be stale on workers.
+        found = (self.cloud.instance_type if self.cloud else None) or (
+            self.hyperpod.instance_type if self.hyperpod else None
+        )
+        return found.removeprefix("ml.") if found else None
+
+    def describe(self) -> str:
+        """'HyperPod with Slurm, AWS p5.48xlarge'; empty where nothing is recognised."""
+        scheduler = {"slurm": "Slurm", "kubernetes": "Kubernetes"}.get(self.scheduler or "", "")
+        parts = [
+            f"Databricks {self.databricks.kind}" if self.databricks else "",
+            " with ".join(filter(None, ["HyperPod" if self.hyperpod else "", scheduler])),
+            " ".join(filter(None, [_CLOUDS[self.cloud.name] if self.cloud else "", self.instance_type or ""])),
+        ]
+        return ", ".join(filter(None, parts))
+
+
+def read(variables: Mapping[str, str], root: Path = Path("/")) -> Platform:
+    """Look at the files of this machine and at these variables of the environment."""
+    where = cloud.read(root)
+    managed = hyperpod.read(variables, root, where.instance_id if where else None)
+    return Platform(
+        databricks=databricks.read(variables, root),
+        hyperpod=managed,
+        slurm=slurm.read(variables, root),
+        kubernetes=kubernetes.read(variables, root, is_node=bool(managed and managed.orchestrator == "kubernetes")),
+        cloud=where,
+    )

@@ -1,0 +1,49 @@
+"""The one line that SageMaker HyperPod's health checks read, from the report.
+
+Source: awslabs/awsome-distributed-ai 95b939cdc, 1.architectures/5.sagemaker-hyperpod/health_check:
+``HEALTH_CHECK_RESULT:<hostname>:<Passed|Failed|Skipped>:<none|reboot|replace>:<reason>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_STATUS = {"READY": "Passed", "READY_FOR_INSTALL": "Passed", "BLOCKED": "Failed", "INCONCLUSIVE": "Skipped"}
+# A GPU is reset with the node: there is no word for the GPU alone.
+_REMEDIATION = {"RESET_GPU": "reboot", "REBOOT_NODE": "reboot", "REPLACE_NODE": "replace"}
+_NAMED_AT_MOST = 5
+
+
+def line(report: Mapping[str, Any] | None, hostname: str) -> str:
+    """The line for this report; for a run without one, that nothing could be told.
+
+    The reason names checks and no message of theirs: a message can quote the driver, and whoever collects the output
+    of jobs must find no Xid in it that is none of today's.
+    """
+    if report is None:
+        return _line(hostname, "Skipped", "none", "the run ended without a report")
+    run = report["bionemo"]
+    return _line(hostname, _STATUS[run["verdict"]], _remediation(run), _reason(run))
+
+
+def _line(hostname: str, status: str, remediation: str, reason: str) -> str:
+    return f"HEALTH_CHECK_RESULT:{hostname or 'unknown'}:{status}:{remediation}:{' '.join(reason.split())}"
+
+
+def _remediation(run: Mapping[str, Any]) -> str:
+    """Of the blockers: a warning is no reason to take a node away that fails for something else."""
+    actions = {entry["action"] for entry in run["blockers"]}
+    found = {word for action, word in _REMEDIATION.items() if action in actions}
+    return next((word for word in ("replace", "reboot") if word in found), "none")
+
+
+def _reason(run: Mapping[str, Any]) -> str:
+    found = run["blockers"] or [gap for gap in run["not_run"] if gap["required"]]
+    names = list(dict.fromkeys(entry["check"] for entry in found if entry["check"]))
+    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+    listed = f": {', '.join(names[:_NAMED_AT_MOST])}{more}" if names and run["verdict"] not in _PASSED else ""
+    return f"{run['verdict']} at level {run['level']}{listed}"
+
+
+_PASSED = ("READY", "READY_FOR_INSTALL")

@@ -1,0 +1,229 @@
+"""Healthy platforms, on which the topic raises nothing; what the report says of them; HyperPod's line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from conftest import REPORT, Rig, Run
+from faults import Change
+from faults.injections import both, closed_gpus, machine, no_driver, no_torch, variable
+from faults.platform import (
+    H100x1,
+    azure,
+    bare,
+    databricks,
+    dmi,
+    ec2,
+    hyperpod,
+    hyperpod_pod,
+    pci,
+    pod,
+    shared,
+    slurm_job,
+    written,
+)
+from pytest_bionemo.report import hyperpod as line_of
+from standin import A10Gx1, T4x1
+
+PROFILES: dict[str, tuple[Change, str | None]] = {
+    "Databricks classic": (databricks(), "Databricks classic, AWS g5.xlarge"),
+    "Databricks serverless GPU": (
+        both(
+            machine(A10Gx1, version="2.10.0", cuda="12.8"),
+            variable("DATABRICKS_ACCELERATOR", "GPU_1xA10"),
+            variable("DATABRICKS_ENV_VERSION", "5"),
+        ),
+        "Databricks serverless GPU",
+    ),
+    "HyperPod on Slurm": (both(hyperpod(), shared()), "HyperPod with Slurm, AWS p5.48xlarge"),
+    "HyperPod on EKS": (hyperpod_pod, "HyperPod with Kubernetes, AWS p5.48xlarge"),
+    "half a node of Slurm": (both(bare, closed_gpus(4, 5, 6, 7), slurm_job(gpus=4)), "Slurm"),
+    "one GPU of eight, the others closed": (
+        both(bare, ec2("p5.48xlarge"), closed_gpus(1, 2, 3, 4, 5, 6, 7), slurm_job(gpus=1)),
+        "Slurm, AWS p5.48xlarge",
+    ),
+    "one GPU of eight in a pod": (pod(H100x1), "Kubernetes, AWS p5.48xlarge"),
+    "one GPU of eight in a container of Slurm": (
+        both(
+            bare,
+            machine(H100x1),
+            ec2("p5.48xlarge"),
+            pci(8),
+            slurm_job(gpus=8),
+            variable("NVIDIA_VISIBLE_DEVICES", "0"),
+        ),
+        "Slurm, AWS p5.48xlarge",
+    ),
+    "EC2 without EFA": (both(bare, ec2("p5.48xlarge")), "AWS p5.48xlarge"),
+    "EC2 of a type that is not sure": (both(bare, ec2("g4dn.12xlarge"), machine(T4x1)), "AWS g4dn.12xlarge"),
+    "Azure": (azure(), "Azure Standard_ND96isr_H100_v5"),
+    "Google Cloud": (dmi(sys_vendor="Google", product_name="Google Compute Engine"), "Google Cloud"),
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_nothing_is_raised_on_a_healthy_platform(healthy_rig: Rig, profile: str) -> None:
+    inject, name = PROFILES[profile]
+    inject(healthy_rig)
+    run = healthy_rig.validate()
+    said = [*run.blockers, *run.warnings, *[gap["check"] for gap in run.bionemo["not_run"]]]
+    assert [check for check in said if "platform::" in check] == [], run.stdout
+    assert run.verdict == "READY_FOR_INSTALL"
+    assert run.bionemo["environment"]["platform"] == name
+    assert f"bionemo: platform {name}\n" in run.stdout
+
+
+def test_off_every_platform_nothing_applies_and_each_check_says_why(healthy_rig: Rig) -> None:
+    run = healthy_rig.validate()
+    checks = [check["id"] for check in run.bionemo["checks"] if check["topic"] == "platform"]
+    reasons = {entry["check"]: entry["reason"] for entry in run.bionemo["not_applicable"]}
+    if run.bionemo["environment"]["platform"]:
+        pytest.skip("the machine that runs the tests is one itself")
+    assert len(checks) >= 15
+    assert [check for check in checks if not reasons.get(check)] == []
+    assert "bionemo: platform" not in run.stdout
+    assert run.bionemo["environment"]["scheduler"] is None
+
+
+def test_the_report_names_the_platform_and_no_user(healthy_rig: Rig) -> None:
+    hyperpod()(healthy_rig)
+    healthy_rig.variables |= {
+        "SLURM_JOB_USER": "somebody-unusual", "SLURM_JOB_ACCOUNT": "account-unusual",
+        "DATABRICKS_RUNTIME_VERSION": "17.3", "HF_HOME": "/Workspace/Users/user-unusual@example.org/hf",
+    }  # fmt: skip
+    run = healthy_rig.validate()
+    environment = run.bionemo["environment"]
+    assert environment["platforms"] == ["databricks", "hyperpod", "slurm", "aws"]
+    assert (environment["scheduler"], environment["instance_type"]) == ("slurm", "p5.48xlarge")
+    assert environment["databricks_runtime"] == "17.3"
+    assert "platform::databricks_storage_suits_training" in run.warnings
+    assert "unusual" not in run.report_path.read_text() + run.stdout
+
+
+@pytest.mark.parametrize("variables", [{"DATABRICKS_ENV_VERSION": "4"}, {"DATABRICKS_RUNTIME_VERSION": "17.3"}])
+def test_databricks_without_a_gpu_is_one_blocker_that_installs_no_driver(
+    healthy_rig: Rig, variables: dict[str, str]
+) -> None:
+    no_driver(healthy_rig)
+    healthy_rig.variables |= variables
+    run = healthy_rig.validate()
+    assert run.blockers == ["driver::loads"]
+    fix = "\n".join(run.finding("driver::loads")["fix"])
+    assert "GPU" in fix
+    assert "install the NVIDIA driver" not in fix
+
+
+def test_a_lost_gpu_is_one_finding_where_its_number_was_given(healthy_rig: Rig) -> None:
+    hyperpod(gpus=7)(healthy_rig)
+    run = healthy_rig.validate("--bionemo-expect-gpus=8")
+    assert run.blockers == ["driver::expected_count"]
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_a_table_of_mounts_that_says_nothing_proves_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_bionemo import needs
+    from pytest_bionemo.checking import NotRun
+    from pytest_bionemo.probes import files
+
+    monkeypatch.setattr(files, "text", lambda *args: text)  # /proc itself cannot be written
+    with pytest.raises(NotRun, match="names no mount"):
+        needs.mount_table.__wrapped__(None)  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------------------------------------- HyperPod's line
+
+
+def last_line(run: Run) -> str:
+    return run.stdout.rstrip("\n").splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("inject", "status", "remediation", "reason"),
+    [
+        (lambda rig: None, "Passed", "none", "READY_FOR_INSTALL at level quick"),
+        (no_torch, "Failed", "none", "BLOCKED at level quick: bionemo/torch::installed"),
+        (hyperpod(gpus=7), "Failed", "reboot", "BLOCKED at level quick: bionemo/platform::has_all_gpus"),
+    ],
+)
+def test_a_run_ends_with_the_line_that_hyperpod_reads(
+    healthy_rig: Rig, inject: Callable[[Rig], Any], status: str, remediation: str, reason: str
+) -> None:
+    inject(healthy_rig)
+    run = healthy_rig.validate("--bionemo-hyperpod-line")
+    hostname = run.bionemo["environment"]["hostname"]
+    assert last_line(run) == f"HEALTH_CHECK_RESULT:{hostname}:{status}:{remediation}:{reason}"
+    assert run.stdout.count("HEALTH_CHECK_RESULT:") == 1
+    assert "HEALTH_CHECK_RESULT" not in run.report_path.read_text()
+
+
+def test_the_line_comes_from_the_ini_file_and_once_from_several_processes(healthy_rig: Rig) -> None:
+    healthy_rig.write("pytest.ini", "[pytest]\nbionemo_hyperpod_line = true\n")
+    run = healthy_rig.validate("-n2", "-q")
+    assert last_line(run).startswith("HEALTH_CHECK_RESULT:")
+    assert run.stdout.count("HEALTH_CHECK_RESULT:") == 1
+
+
+def test_without_the_option_there_is_no_line(healthy_rig: Rig) -> None:
+    assert "HEALTH_CHECK_RESULT" not in healthy_rig.validate().stdout
+
+
+def test_a_run_that_proves_nothing_is_skipped_and_touches_no_node(healthy_rig: Rig) -> None:
+    run = healthy_rig.validate("--bionemo-hyperpod-line", "--deselect=bionemo/host::runs_linux")
+    assert run.verdict == "INCONCLUSIVE"
+    assert ":Skipped:none:INCONCLUSIVE at level quick: bionemo/host::runs_linux" in last_line(run)
+
+
+def test_a_run_that_only_lists_has_no_line(healthy_rig: Rig) -> None:
+    run = healthy_rig.validate("--bionemo-hyperpod-line", "--collect-only")
+    assert "HEALTH_CHECK_RESULT" not in run.stdout
+    assert not (healthy_rig.project / REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("action", "remediation"),
+    [("NONE", "none"), ("FIX_SOFTWARE", "none"), ("FREE_GPU", "none"), ("RESET_GPU", "reboot"),
+     ("REBOOT_NODE", "reboot"), ("REPLACE_NODE", "replace")],
+)  # fmt: skip
+def test_the_strongest_action_of_the_blockers_decides_what_is_done_to_a_failed_node(
+    action: str, remediation: str
+) -> None:
+    said = {"check": "bionemo/health::x[gpu0]", "message": "NVRM: Xid (PCI:0000:53:00): 79,\nlost"}
+    blockers = [{**said, "action": "NONE"}, {**said, "action": action}]
+    warnings = [{**said, "action": "REPLACE_NODE"}]
+    run = {"verdict": "BLOCKED", "level": "full", "blockers": blockers, "warnings": warnings, "not_run": []}
+    assert line_of.line({"bionemo": run}, "node-1") == (
+        f"HEALTH_CHECK_RESULT:node-1:Failed:{remediation}:BLOCKED at level full: bionemo/health::x[gpu0]"
+    )
+    passed = {**run, "verdict": "READY", "blockers": []}
+    assert line_of.line({"bionemo": passed}, "node-1") == "HEALTH_CHECK_RESULT:node-1:Passed:none:READY at level full"
+
+
+def test_the_line_is_one_line_whatever_is_in_it() -> None:
+    blockers = [{"check": f"ours/topic::check[a\nb{number}]", "action": "NONE"} for number in range(9)]
+    run = {"verdict": "BLOCKED", "level": "quick", "blockers": blockers, "not_run": []}
+    line = line_of.line({"bionemo": run}, "")
+    assert line.startswith("HEALTH_CHECK_RESULT:unknown:Failed:none:")
+    assert line.endswith(" and 4 more")
+    assert "\n" not in line
+    assert line_of.line(None, "n") == "HEALTH_CHECK_RESULT:n:Skipped:none:the run ended without a report"
+
+
+def test_the_action_for_a_node_is_the_strongest_of_all_its_findings(healthy_rig: Rig) -> None:
+    azure(7)(healthy_rig)
+    run = healthy_rig.validate()
+    assert run.verdict == "READY_FOR_INSTALL"
+    assert (run.blockers, run.warnings) == ([], ["platform::infiniband_is_active"])
+    assert run.bionemo["action"] == "REBOOT_NODE"
+    assert "1 warning, reboot the node, level quick" in run.stdout
+    assert json.loads(run.report_path.read_text())["bionemo"]["warnings"][0]["action"] == "REBOOT_NODE"
+
+
+def test_a_damaged_description_off_hyperpod_is_told_on_any_machine(healthy_rig: Rig) -> None:
+    written("/opt/ml/config/resource_config.json", "{")(healthy_rig)
+    run = healthy_rig.validate()
+    assert run.warnings == ["platform::cluster_description_is_readable"]
+    assert run.verdict == "READY_FOR_INSTALL"

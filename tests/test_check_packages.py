@@ -467,7 +467,6 @@ def test_a_cache_folder_that_cannot_be_made_is_found_and_not_made(rig: Rig, vari
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-@proves("packages::cache_is_writable", "the default folder of the cache cannot be written", "file")
 def test_a_cache_folder_that_this_user_may_not_write_is_found(rig: Rig) -> None:
     write_package(rig.site, "bionemo-core")
     closed = rig.folder / "closed"

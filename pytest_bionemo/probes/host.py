@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from pytest_bionemo.probes import cgroups
 
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"  # PCI base class of GPUs, with (VGA) or without (3D) a display
@@ -20,7 +22,8 @@ class Host:
 
     ``glibc`` is None where the C library is another one (musl). ``container`` is the kind of container, None
     outside one. ``pci_gpus`` counts the NVIDIA GPUs on the PCI bus, None where the bus cannot be read.
-    ``device_nodes`` are the NVIDIA files in /dev. ``kernel`` is its release.
+    ``device_nodes`` are the NVIDIA files in /dev. ``kernel`` is its release. ``python_bits`` are those of an address
+    of this Python.
     """
 
     hostname: str
@@ -33,6 +36,7 @@ class Host:
     container: str | None
     pci_gpus: int | None
     device_nodes: tuple[str, ...]
+    python_bits: int = 64
 
     @property
     def is_wsl(self) -> bool:
@@ -59,6 +63,7 @@ def read() -> Host:
         # WSL 2 passes the GPUs of Windows on by another way than its bus.
         pci_gpus=None if _is_wsl(uname.release) else pci_gpus(),
         device_nodes=tuple(sorted(str(path) for path in Path("/dev").glob("nvidia*"))),
+        python_bits=64 if sys.maxsize > 1 << 32 else 32,
     )
 
 
@@ -132,23 +137,11 @@ def _read(path: Path) -> str:
         return ""
 
 
-def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processor cores this process may use at once, by its affinity and by its control group's quota.
+def usable_cores(root: Path = cgroups.MOUNT) -> int:
+    """How many processor cores this process may use at once, by its affinity and by its control groups' quotas.
 
-    Source: Linux, Documentation/admin-guide/cgroup-v2.rst ("cpu.max": quota and period in microseconds), and
-    Documentation/scheduler/sched-bwc.rst for version 1. ``root`` is where control groups are mounted.
+    ``root`` is where control groups are mounted.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read_quota(root)
+    quota = cgroups.cores(root)
     return max(1, min(cores, math.ceil(quota))) if quota else cores
-
-
-def _read_quota(root: Path) -> float | None:
-    """In cores; None where there is none, or where it cannot be read."""
-    with suppress(OSError, ValueError):
-        limit, period = (root / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    with suppress(OSError, ValueError):
-        limit, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(limit) / int(period) if int(limit) > 0 else None
-    return None

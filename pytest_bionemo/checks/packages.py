@@ -12,6 +12,7 @@ import pytest
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
+from pytest_bionemo import rules
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.facts import family, stack
 from pytest_bionemo.model import count
@@ -183,7 +184,7 @@ def namespace_is_clean() -> None:
 @check(about="bionemo-core")
 def cache_is_writable(host: Host) -> None:
     """The folder for downloads, which importing bionemo.core makes, can be written."""
-    if not any(known.makes_cache and packages.find(known.name) for known in family.packages()):
+    if not rules.has_package_with_cache():
         not_applicable("no package that uses the cache is installed")
     told = os.environ.get(_CACHE)
     # As platformdirs has it on Linux; nothing is made here.

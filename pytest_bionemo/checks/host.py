@@ -16,6 +16,7 @@ from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.storage import Folder, Storage
 
 _COMPILED = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
+_CLEAN_SHARED_MEMORY = ["see what ended processes have left there, and remove it:", "$ ls -la /dev/shm"]
 _TEMPORARY = ("TMPDIR", storages.SPARE)
 
 
@@ -77,20 +78,16 @@ def has_python_for_torch(host: Host, machine: Machine) -> None:
 def shared_memory_works(storage: Storage) -> None:
     """Shared memory can be written."""
     folder = _shared_memory(storage)
-    problem = folder.problem
+    problem, fix = folder.problem, _shared_memory_of_the_machine()
     if folder.nearest != storages.SHARED_MEMORY:
         problem = "it is not there"
-    elif folder.free == 0 or folder.inodes == 0:
-        problem = f"it is full ({_size(folder.size or 0)})"
+    elif problem is None and (folder.free == 0 or folder.inodes == 0):
+        problem, fix = f"it is full ({_size(folder.size or 0)})", _CLEAN_SHARED_MEMORY
     if problem:
         fail(
             f"processes cannot share memory in {storages.SHARED_MEMORY}: {problem}",
             why="data loaders with workers, and GPUs that work together, fail as soon as they start",
-            fix=fixes.alternatives(
-                "start the container with the shared memory of the machine: docker run --ipc=host ...",
-                f"mount it: $ sudo mount -t tmpfs -o mode=1777 tmpfs {storages.SHARED_MEMORY}",
-                f"remove what ended processes have left there: $ ls -la {storages.SHARED_MEMORY}",
-            ),
+            fix=fix,
         )
 
 
@@ -120,7 +117,7 @@ def shared_memory_is_enough(storage: Storage, machine: Machine) -> None:
             f"{storages.SHARED_MEMORY} has {_size(folder.free)} left of {_size(folder.size or 0)}, "
             f"expected {expected}",
             why="data loaders with workers end with a bus error, and NCCL cannot start, when it is full",
-            fix=[f"see what ended processes have left there, and remove it: $ ls -la {storages.SHARED_MEMORY}"],
+            fix=_CLEAN_SHARED_MEMORY,
         )
 
 
@@ -128,6 +125,14 @@ def _shared_memory(storage: Storage) -> Folder:
     folder = storage.of(storages.SHARED_MEMORY)
     assert folder, "every folder answered"
     return folder
+
+
+def _shared_memory_of_the_machine() -> list[str]:
+    return [
+        "start the container with the shared memory of the machine: docker run --ipc=host ...",
+        "or, outside of one, mount it:",
+        "$ sudo mount -t tmpfs -o mode=1777 tmpfs /dev/shm",
+    ]
 
 
 def _larger_shared_memory(host: Host) -> list[str]:
@@ -242,7 +247,7 @@ def memory_is_available(machine: Machine) -> None:
     limits, needed = machine.limits, facts.threshold("available_memory")
     if limits.memory_available is None:
         not_applicable("the kernel does not say how much memory is available (/proc/meminfo)")
-    who = ["see who holds it: $ ps -eo pid,rss,comm --sort=-rss | head"]
+    who = ["see who holds it:", "$ ps -eo pid,rss,comm --sort=-rss | head"]
     if limits.memory_available < needed:
         total = f" of {_size(limits.memory_total)}" if limits.memory_total else ""
         fail(
@@ -320,10 +325,11 @@ def is_near_its_gpus(gpus: tuple[Gpu, ...], machine: Machine) -> None:
             f"processor that this process may use is on another socket (distance {far[0][1].distance}, "
             f"expected below {remote})",
             why="every copy to these GPUs crosses the link between the sockets",
-            fix=fixes.alternatives(
-                f"bind each rank to the processors of its GPU: $ numactl --cpunodebind={far[0][1].node} ...",
-                "under Slurm: --gpu-bind=closest, or cores of both sockets",
-            ),
+            fix=[
+                "bind each rank to the processors of its GPU:",
+                f"$ numactl --cpunodebind={far[0][1].node} ...",
+                "or, under Slurm, ask for --gpu-bind=closest, or for cores of both sockets",
+            ],
         )
 
 
@@ -339,10 +345,11 @@ def folders_answer(machine: Machine) -> None:
         fail(
             f"a folder that training uses does not answer: {machine.storage.failure}",
             why="a file system that hangs stops everything that touches it, and cannot be killed",
-            fix=fixes.alternatives(
-                "see which network file system hangs: $ cat /proc/mounts",
-                "mount it again, or name folders on another one (HOME, HF_HOME, TMPDIR)",
-            ),
+            fix=[
+                "see which network file system it is, and mount it again:",
+                "$ cat /proc/mounts",
+                "or name folders on another one (HOME, HF_HOME, TMPDIR)",
+            ],
         )
 
 
@@ -406,7 +413,9 @@ def disk_has_room(storage: Storage) -> None:
             "; ".join(f"{', '.join(names)}: {lack}" for lack, names in lacking.items()),
             why="downloads, compiled kernels and checkpoints end with 'No space left on device'",
             fix=[
-                "make room: $ df -h; $ df -i",
+                "make room:",
+                "$ df -h",
+                "$ df -i",
                 "or name folders on a larger file system:",
                 *_exports(names),
             ],
@@ -478,7 +487,7 @@ def clock_is_right(machine: Machine) -> None:
         fail(
             f"the clock says {_day(clock.now)}: {problem}",
             why="certificates are refused, so that nothing can be downloaded, and the nodes of a job do not agree",
-            fix=["set the clock: $ timedatectl status; $ sudo timedatectl set-ntp true"],
+            fix=["set the clock:", "$ sudo timedatectl set-ntp true"],
         )
 
 
@@ -492,7 +501,10 @@ def clock_is_kept_right(machine: Machine) -> None:
         fail(
             f"{clock.service} is here to set the clock, but the kernel says that it is not synchronised",
             why="the nodes of a job drift apart: Slurm's credentials (munge) and certificates are refused",
-            fix=["see whether it reaches its servers: $ timedatectl status; $ chronyc tracking"],
+            fix=[
+                "see whether it reaches its servers:",
+                "$ chronyc tracking" if clock.service == "chrony" else "$ timedatectl timesync-status",
+            ],
         )
 
 

@@ -32,6 +32,7 @@ from pytest_bionemo.probes.imports import Imports, Program
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.mounts import Mount
 from pytest_bionemo.probes.platforms import Databricks, HyperPod, Platform, Slurm
+from pytest_bionemo.probes.storage import Storage
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 from pytest_bionemo.worker import Workers
@@ -44,6 +45,7 @@ LOCKS = pytest.StashKey[Path]()
 # fixture: the check that establishes what it gives
 ESTABLISHED_BY = {
     "linux": "host::runs_linux",
+    "storage": "host::folders_answer",
     "driver": "driver::loads",
     "torch_is_due": "driver::loads",
     "gpus": "driver::devices_present",
@@ -114,6 +116,14 @@ def gpus(driver: GpuEnv) -> tuple[Gpu, ...]:
     return driver.gpus
 
 
+@pytest.fixture(scope="session")
+def storage(machine: Machine) -> Storage:
+    """The folders that training writes to, all of them answering."""
+    if machine.storage.failure:
+        wait_for(ESTABLISHED_BY["storage"], "a folder does not answer")
+    return machine.storage
+
+
 @pytest.fixture
 def any_gpu(request: pytest.FixtureRequest, gpus: tuple[Gpu, ...]) -> Gpu:
     """One GPU, whether it answers or not: a check that asks for it runs once for each."""
@@ -159,6 +169,8 @@ def torch_is_due(bionemo_options: Options, linux: Host, machine: Machine) -> Non
         wait_for("host::has_supported_processor", f"the processor is {linux.machine}")
     if machine.torch_build.version is None and not rules.has_torch_glibc(linux):
         wait_for("host::has_glibc_for_torch", "the C library is too old for PyTorch's wheels")
+    if machine.torch_build.version is None and (problem := rules.python_problem(linux)):
+        wait_for("host::has_python_for_torch", f"this is {problem}")
     if bionemo_options.device == "cuda" and not machine.gpu_env.has_driver:
         wait_for(ESTABLISHED_BY["driver"], "the NVIDIA driver does not answer")
 

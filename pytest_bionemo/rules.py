@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 
-from pytest_bionemo.facts import drivers, gpus, instances, versions, wheels
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from pytest_bionemo.facts import drivers, family, gpus, instances, versions, wheels
+from pytest_bionemo.facts import host as host_facts
 from pytest_bionemo.facts.instances import Instance
 from pytest_bionemo.model import GpuEnv
+from pytest_bionemo.probes import packages
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import CudaLibrary
@@ -29,6 +34,21 @@ def has_torch_glibc(host: Host) -> bool:
     if host.glibc is None or not versions.is_version(host.glibc):
         return False
     return versions.leading(host.glibc) >= versions.leading(wheels.minimum_glibc())
+
+
+def python_problem(host: Host) -> str | None:
+    """Why PyTorch has no wheel for this Python, as in "Python 3.9"; None where it has one."""
+    if host.python_bits != 64:
+        return f"a {host.python_bits}-bit Python"
+    version = versions.leading(host.python)
+    too_new = version.release[:2] > Version(host_facts.newest_python()).release[:2]
+    admitted = any(SpecifierSet(wheel.python).contains(version, prereleases=True) for wheel in wheels.releases())
+    return None if admitted and not too_new else f"Python {host.python}"
+
+
+def has_package_with_cache() -> bool:
+    """Whether a BioNeMo package is installed that makes its cache folder when it is imported."""
+    return any(known.makes_cache and packages.find(known.name) for known in family.packages())
 
 
 class LibcudaProblem(Enum):

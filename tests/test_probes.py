@@ -692,7 +692,7 @@ def test_a_machine_that_is_closed_leaves_no_child(plain_environment: Environment
     )
     done = plain_environment.run(["-c", script], tmp_path)
     pids = [int(pid) for pid in done.stdout.split()]
-    assert len(pids) == 2
+    assert len(pids) == 3
     assert all(map(is_gone, pids))
 
 

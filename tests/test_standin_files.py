@@ -83,3 +83,31 @@ def test_a_shared_file_system_that_never_answers_ends_with_its_run(rig: Rig) -> 
     rig.files.shared("/never", "fuse.glusterfs", "never")
     run = rig.run("-c", "import subprocess as s; s.run(['stat', '-f', '/never'], timeout=1)")
     assert "TimeoutExpired" in run.stderr
+
+
+def test_a_node_can_be_full_read_only_and_hung(rig: Rig) -> None:
+    rig.files.mount("/data", "tmpfs", "size=1m")
+    rig.files.fill("/data/file", 600 << 10)
+    rig.files.read_only("/tmp", but=rig.folder)
+    rig.files.hang("/hung")
+    rig.files.without_capability(14)
+    look = """
+import json, os, re, subprocess, sys
+from pathlib import Path
+hung = subprocess.Popen([sys.executable, "-c", "import os; os.statvfs('/hung')"])
+try:
+    answered = hung.wait(1)
+except subprocess.TimeoutExpired:
+    answered = None
+hung.kill()
+print(json.dumps({
+    "left": os.statvfs("/data").f_bavail * os.statvfs("/data").f_frsize,
+    "tmp": bool(os.statvfs("/tmp").f_flag & os.ST_RDONLY),
+    "own": bool(os.statvfs(".").f_flag & os.ST_RDONLY),
+    "answered": answered,
+    "locks": int(re.search(r"CapEff:\\s*(\\w+)", Path("/proc/self/status").read_text())[1], 16) >> 14 & 1,
+}))
+"""
+    run = rig.run("-c", look)
+    expected = {"left": (1 << 20) - (600 << 10), "tmp": True, "own": False, "answered": None, "locks": 0}
+    assert json.loads(run.stdout) == expected, run.stderr

@@ -12,7 +12,7 @@ import pytest
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
-from pytest_bionemo import fixes
+from pytest_bionemo import fixes, rules
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.facts import family, stack
 from pytest_bionemo.model import count
@@ -213,7 +213,7 @@ def cache_is_writable(host: Host) -> None:
 
     Fix: name a folder that this user can write in BIONEMO_CACHE_DIR.
     """
-    if not any(known.makes_cache and packages.find(known.name) for known in family.packages()):
+    if not rules.has_package_with_cache():
         not_applicable("no package that uses the cache is installed")
     told = os.environ.get(_CACHE)
     # As platformdirs has it on Linux; nothing is made here.

@@ -25,6 +25,7 @@ _REQUIRED = frozenset(
         "drivers",
         "esm2",
         "gpus",
+        "host",
         "instances",
         "lightning",
         "packages",

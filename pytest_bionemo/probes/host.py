@@ -6,10 +6,12 @@ import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from pytest_bionemo.probes import cgroups
 
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"  # PCI base class of GPUs, with (VGA) or without (3D) a display
@@ -22,7 +24,7 @@ class Host:
     ``glibc`` is None where the C library is another one (musl). ``container`` is the kind of container, None
     outside one. ``pci_gpus`` counts the NVIDIA GPUs on the PCI bus, None where the bus cannot be read.
     ``device_nodes`` are the NVIDIA files in /dev. ``kernel`` is its release. ``memory_bytes`` is all of its memory,
-    None where the kernel does not say.
+    None where the kernel does not say. ``python_bits`` are those of an address of this Python.
     """
 
     hostname: str
@@ -36,6 +38,7 @@ class Host:
     pci_gpus: int | None
     device_nodes: tuple[str, ...]
     memory_bytes: int | None = None
+    python_bits: int = 64
 
     @property
     def is_wsl(self) -> bool:
@@ -63,6 +66,7 @@ def read() -> Host:
         pci_gpus=None if _is_wsl(uname.release) else pci_gpus(),
         device_nodes=tuple(sorted(str(path) for path in Path("/dev").glob("nvidia*"))),
         memory_bytes=memory_bytes(),
+        python_bits=64 if sys.maxsize > 1 << 32 else 32,
     )
 
 
@@ -142,23 +146,11 @@ def _read(path: Path) -> str:
         return ""
 
 
-def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processor cores this process may use at once, by its affinity and by its control group's quota.
+def usable_cores(root: Path = cgroups.MOUNT) -> int:
+    """How many processor cores this process may use at once, by its affinity and by its control groups' quotas.
 
-    Source: Linux, Documentation/admin-guide/cgroup-v2.rst ("cpu.max": quota and period in microseconds), and
-    Documentation/scheduler/sched-bwc.rst for version 1. ``root`` is where control groups are mounted.
+    ``root`` is where control groups are mounted.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read_quota(root)
+    quota = cgroups.cores(root)
     return max(1, min(cores, math.ceil(quota))) if quota else cores
-
-
-def _read_quota(root: Path) -> float | None:
-    """In cores; None where there is none, or where it cannot be read."""
-    with suppress(OSError, ValueError):
-        limit, period = (root / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    with suppress(OSError, ValueError):
-        limit, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(limit) / int(period) if int(limit) > 0 else None
-    return None

@@ -7,22 +7,41 @@ import os
 from functools import cached_property
 
 from pytest_bionemo.model import GpuEnv
-from pytest_bionemo.probes import fabric, host, libraries, nvml, platforms, toolkit, torch_build, visible
+from pytest_bionemo.probes import (
+    clock,
+    fabric,
+    host,
+    libraries,
+    limits,
+    nvml,
+    platforms,
+    processors,
+    storage,
+    toolkit,
+    torch_build,
+    visible,
+)
 from pytest_bionemo.probes.child import Child
+from pytest_bionemo.probes.clock import Clock
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.libraries import CudaLibrary
+from pytest_bionemo.probes.limits import Limits
 from pytest_bionemo.probes.platforms import Platform
+from pytest_bionemo.probes.processors import Scaling
+from pytest_bionemo.probes.storage import Storage
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 
+# Looking at a folder takes no time, unless its file system hangs.
+_STORAGE_DEADLINE_S = 20.0
 _STEERING = (visible.VARIABLE, visible.ORDER, libraries.VARIABLE)
 
 
 class Machine:
     """The probes of one run.
 
-    The two that run in child processes can be started ahead of their first use (:meth:`start`), so that they
+    Those that run in child processes can be started ahead of their first use (:meth:`start`), so that they
     work while pytest collects. ``timeout`` is the deadline of each, in seconds. ``variables`` are those of the
     environment that steer what the children see: checks read them here, since anybody's fixture may have changed
     this process's own by then.
@@ -36,7 +55,7 @@ class Machine:
 
     def start(self) -> None:
         """Start the children now."""
-        for target in (nvml.TARGET, torch_build.TARGET):
+        for target in (nvml.TARGET, torch_build.TARGET, storage.TARGET):
             self._child(target)
 
     def close(self) -> None:
@@ -75,6 +94,26 @@ class Machine:
         return {**self._environment, **self.variables}
 
     @cached_property
+    def limits(self) -> Limits:
+        """What the kernel lets this process have."""
+        return limits.read()
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The clock, and whether anybody keeps it right."""
+        return clock.read()
+
+    @cached_property
+    def scaling(self) -> tuple[Scaling, ...]:
+        """Who sets the frequency of the processors."""
+        return processors.scaling()
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The folders that training writes to."""
+        return storage.from_answer(self._child(storage.TARGET).answer())
+
+    @cached_property
     def libcuda(self) -> CudaLibrary | None:
         """The libcuda that LD_LIBRARY_PATH puts before the driver's; None if it names none."""
         return libraries.libcuda(self.variables)
@@ -90,6 +129,7 @@ class Machine:
             {
                 "gpu_env": self.gpu_env.to_json(),
                 "torch_build": self.torch_build.to_json(),
+                "storage": self.storage.to_json(),
                 "variables": self.variables,
             }
         )
@@ -101,10 +141,12 @@ class Machine:
         machine = cls(timeout=0)
         machine.__dict__["gpu_env"] = GpuEnv.from_json(data["gpu_env"])
         machine.__dict__["torch_build"] = TorchBuild.from_json(data["torch_build"])
+        machine.__dict__["storage"] = Storage.from_json(data["storage"])
         machine.variables = data["variables"]
         return machine
 
     def _child(self, target: str) -> Child:
         if target not in self._children:
-            self._children[target] = Child(target, self._timeout, self._environment)
+            timeout = min(self._timeout, _STORAGE_DEADLINE_S) if target == storage.TARGET else self._timeout
+            self._children[target] = Child(target, timeout, self._environment)
         return self._children[target]

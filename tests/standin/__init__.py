@@ -214,16 +214,21 @@ class Libraries:
         machine: str | None = None,
         release: str | None = None,
         glibc: str | None = None,
+        clock: str | None = None,
+        adjtimex: str | None = None,
     ) -> dict[str, str]:
         """The environment of a process that sees another host.
 
-        ``release`` is the kernel's, ``glibc`` such as "glibc 2.17", or "none".
+        ``release`` is the kernel's, ``glibc`` such as "glibc 2.17", or "none"; ``clock`` is by how many seconds the
+        clock is ahead, ``adjtimex`` what that call returns: "5" where the clock is not synchronised, else "0".
         """
         named = {
             "STANDIN_SYSNAME": sysname,
             "STANDIN_MACHINE": machine,
             "STANDIN_RELEASE": release,
             "STANDIN_GLIBC": glibc,
+            "STANDIN_CLOCK": clock,
+            "STANDIN_ADJTIMEX": adjtimex,
         }
         changes = {variable: value for variable, value in named.items() if value is not None}
         return {"LD_PRELOAD": str(self.host), **changes}

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_PR_CAPBSET_DROP = 24  # linux/prctl.h
+_MS_NOSUID_NODEV = 2 | 4  # sys/mount.h
 UNSHARE = ("unshare", "--mount", "--propagation", "private")
 
 
@@ -67,6 +69,22 @@ class Files:
         ``answer``: "well"; "never", to no question at all; or an error of errno(3), to every question.
         """
         self._steps.append(["shared", path, kind, answer, source])
+
+    def fill(self, path: str, size: int) -> None:
+        """A file that takes this much of its file system."""
+        self._steps.append(["fill", path, size])
+
+    def hang(self, path: str) -> None:
+        """A file system there that never answers: one in user space, of which nobody takes the questions."""
+        self._steps.append(["hang", path])
+
+    def read_only(self, path: str, but: Path) -> None:
+        """Nothing can be written in this folder but in the one of the machine that runs the tests below it."""
+        self._steps.append(["read-only", path, str(but)])
+
+    def without_capability(self, number: int) -> None:
+        """Root without this capability (capabilities(7))."""
+        self._steps.append(["drop", number])
 
     def limit(self, name: str, soft: int, hard: int | None = None) -> None:
         """A limit of getrlimit(2): ``limit("NOFILE", 256)``; -1 is no limit."""
@@ -232,8 +250,11 @@ def _answers() -> dict[int, tuple[bytes, int]]:
 
 
 def _lay(steps: Sequence[Sequence[Any]]) -> None:
-    ground = _Ground() if any(step[0] != "limit" for step in steps) else None
+    ground = _Ground() if any(step[0] not in ("limit", "drop") for step in steps) else None
     for kind, *what in steps:
+        if kind == "drop":
+            ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, what[0])
+            continue
         if kind == "limit":
             name, soft, hard = what
             resource.setrlimit(getattr(resource, name), (soft, hard))
@@ -242,6 +263,12 @@ def _lay(steps: Sequence[Sequence[Any]]) -> None:
         path = Path(what[0])
         if kind == "mount" and path.exists():  # as in /proc, which cannot be made anew
             _mount(*what[1], str(path))
+            continue
+        if kind == "read-only":
+            _make_read_only(path, Path(what[1]))
+            continue
+        if kind == "fill":
+            _fill_up(path, what[1])
             continue
         ground.prepare(path.parent)
         if kind == "shared":
@@ -260,6 +287,30 @@ def _lay(steps: Sequence[Sequence[Any]]) -> None:
         elif kind == "mount":
             path.mkdir() if what[2] else path.touch()
             _mount(*what[1], str(path))
+        elif kind == "hang":
+            path.mkdir()
+            _mount_without_server(path)
+
+
+def _make_read_only(path: Path, but: Path) -> None:
+    _mount("--rbind", str(path), str(path))
+    if but.is_relative_to(path):
+        _mount("--bind", str(but), str(but))
+    _mount("-o", "remount,ro,bind", str(path))
+
+
+def _fill_up(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _mount_without_server(path: Path) -> None:
+    """The connection lives as long as the program that is started here, which inherits it."""
+    connection = os.open("/dev/fuse", os.O_RDWR)
+    os.set_inheritable(connection, True)
+    options = f"fd={connection},rootmode=40000,user_id=0,group_id=0".encode()
+    if ctypes.CDLL(None, use_errno=True).mount(b"hang", os.fsencode(path), b"fuse", _MS_NOSUID_NODEV, options):
+        raise OSError(ctypes.get_errno(), f"cannot mount a file system that hangs at {path}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
  *                                      what uname() says, each only where it is set
  *   STANDIN_GLIBC                      what confstr(_CS_GNU_LIBC_VERSION) says, such as "glibc 2.17"; "none" makes it
  *                                      fail with EINVAL, as it does where the C library is another one
+ *   STANDIN_CLOCK                      by how many seconds the clock is ahead (negative: behind)
+ *   STANDIN_ADJTIMEX                   what adjtimex() returns, such as 5: not synchronised
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -12,7 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timex.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 static void replace(const char *variable, char *field, size_t size)
@@ -51,4 +55,27 @@ size_t confstr(int name, char *buffer, size_t length)
     }
     *(void **)&real = dlsym(RTLD_NEXT, "confstr");
     return real(name, buffer, length);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    const char *ahead = getenv("STANDIN_CLOCK");
+    int result;
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "clock_gettime");
+    result = real(clock, now);
+    if (result == 0 && clock == CLOCK_REALTIME && ahead)
+        now->tv_sec += atoll(ahead);
+    return result;
+}
+
+int adjtimex(struct timex *state)
+{
+    int (*real)(struct timex *);
+    const char *said = getenv("STANDIN_ADJTIMEX");
+    if (said)
+        return atoi(said);
+    *(void **)&real = dlsym(RTLD_NEXT, "adjtimex");
+    return real(state);
 }

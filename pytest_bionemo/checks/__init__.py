@@ -8,6 +8,7 @@ import pkgutil
 _ORDER = (
     "host",
     "driver",
+    "health",
     "torch",
     "numerics",
     "precision",

@@ -20,7 +20,20 @@ _FOLDER = Path(__file__).parent
 
 # Named, not found by listing the folder: a table whose file is gone must be noticed.
 _REQUIRED = frozenset(
-    {"changes", "drivers", "esm2", "gpus", "lightning", "packages", "precision", "stack", "targets", "wheels"}
+    {
+        "changes",
+        "drivers",
+        "esm2",
+        "gpus",
+        "health",
+        "lightning",
+        "packages",
+        "precision",
+        "stack",
+        "targets",
+        "wheels",
+        "xids",
+    }
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Rig
-from faults import LAYERS, Fault, Twin, base, layer_of, with_parameter
+from faults import LAYERS, Fault, Twin, base, health, layer_of, with_parameter
 from faults.base import BESIDE_MIG
 from faults.injections import closed_gpus, libcuda, machine, no_gpus, shown
 from pytest_bionemo.checking import spec_of
@@ -23,7 +23,7 @@ from standin.torch_package import StandinTorch
 
 COMPUTES = "torch::computes"
 
-TWINS: dict[str, Twin] = {**base.TWINS}
+TWINS: dict[str, Twin] = {**base.TWINS, **health.TWINS}
 FAULTS = [
     pytest.param(check, fault, id=f"{check}-{name}")
     for check, twin in TWINS.items()

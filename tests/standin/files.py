@@ -124,7 +124,9 @@ class _Ground:
                 place.symlink_to(child.readlink())
             elif child.is_dir():
                 place.mkdir()
-                _mount("--rbind", str(child), str(place))
+                # With a copy of what is made here, nothing of the ground could be removed.
+                if child != Path("/mnt"):
+                    _mount("--rbind", str(child), str(place))
             else:
                 place.touch()
                 _mount("--bind", str(child), str(place))

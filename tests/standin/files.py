@@ -123,7 +123,7 @@ class _Ground:
             if child.is_symlink():
                 place.symlink_to(child.readlink())
             elif child.is_dir():
-                place.mkdir()
+                place.mkdir(exist_ok=True)  # mount(8) makes /run/mount by itself
                 # With a copy of what is made here, nothing of the ground could be removed.
                 if child != Path("/mnt"):
                     _mount("--rbind", str(child), str(place))

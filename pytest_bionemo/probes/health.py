@@ -322,9 +322,9 @@ class _Reader:
             return function(self._handle, *arguments)
         except nvml.NVMLError as error:
             raise _Unanswered(_silence(call, error.value, str(error))) from error
-        except (UnicodeError, ValueError, TypeError, AttributeError) as error:
-            # What the driver wrote does not fit what the binding makes of it.
-            raise _Unanswered(Silence(call, f"its answer cannot be read: {error}", False)) from error
+        except Exception as error:  # what the driver wrote does not fit what the binding makes of it
+            text = f"its answer cannot be read: {type(error).__name__}: {error}"
+            raise _Unanswered(Silence(call, text, False)) from error
 
     def _number(self, call: str, *arguments: Any, most: int = 2**53, least: int = 0) -> int:
         """The same, for a number that lies in these bounds."""
@@ -379,15 +379,21 @@ class _Reader:
         call = "nvmlDeviceGetRetiredPages"
         return RetiredPages(len(self._ask(call, single_bit)), len(self._ask(call, double_bit)), pending)
 
+    def _first_of(self, *ways: Callable[[], T]) -> T:
+        """What the first of them says that is supported: an older driver or binding has the later ones only."""
+        for way in ways[:-1]:
+            try:
+                return way()
+            except _Unanswered as error:
+                if not error.silence.is_unsupported:
+                    raise
+        return ways[-1]()
+
     def _read_clock_reasons(self) -> int:
-        # The second is its name before driver 535.
-        calls = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
-        try:
-            return self._number(calls[0], most=2**32)
-        except _Unanswered as error:
-            if not error.silence.is_unsupported:
-                raise
-        return self._number(calls[1], most=2**32)
+        return self._first_of(
+            lambda: self._number("nvmlDeviceGetCurrentClocksEventReasons", most=2**32),
+            lambda: self._number("nvmlDeviceGetCurrentClocksThrottleReasons", most=2**32),
+        )
 
     def _read_temperature(self) -> int:
         return self._number("nvmlDeviceGetTemperature", 0, least=_COLDEST, most=_HOTTEST)  # NVML_TEMPERATURE_GPU
@@ -457,12 +463,10 @@ class _Reader:
         )
 
     def _read_fabric(self) -> Fabric:
-        try:
-            found = self._struct("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t")
-        except _Unanswered as error:
-            if not error.silence.is_unsupported:
-                raise
-            found = self._struct("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t")
+        found = self._first_of(
+            lambda: self._struct("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t"),
+            lambda: self._struct("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t"),
+        )
         return Fabric(found.state, found.status, getattr(found, "healthMask", 0))
 
     def _read_compute_mode(self) -> int:
@@ -481,18 +485,23 @@ class _Reader:
 
     def _read_memory(self) -> Memory:
         call = "nvmlDeviceGetMemoryInfo"
-        try:
-            # Of the second version "used" is without what the driver keeps.
-            found = self._ask(call, getattr(self._nvml, "nvmlMemory_v2", None))
-        except _Unanswered as error:
-            if not error.silence.is_unsupported:
-                raise
-            found = self._ask(call)
+        # Of the second version "used" is without what the driver keeps.
+        found = self._first_of(
+            lambda: self._ask(call, getattr(self._nvml, "nvmlMemory_v2", None)), lambda: self._ask(call)
+        )
         total = _within(call, found.total, 1, 2**53)
         return Memory(total, _within(call, found.used, 0, total))
 
     def _read_processes(self) -> tuple[Process, ...]:
-        found = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        if hasattr(getattr(self._nvml, "c_nvmlProcessInfo_t", None), "usedGpuCcProtectedMemory"):
+            # 12.535 of the binding takes each for longer than drivers before and after 535.43 to 535.86 write it.
+            text = "cannot be asked by this nvidia-ml-py, whose processes are not those of the driver"
+            raise _Unanswered(Silence("nvmlDeviceGetComputeRunningProcesses_v3", text, True))
+        # By version: the function without one raises an error of its own where the driver is older than the binding.
+        found = self._first_of(
+            lambda: self._ask("nvmlDeviceGetComputeRunningProcesses_v3"),
+            lambda: self._ask("nvmlDeviceGetComputeRunningProcesses_v2"),
+        )
         processes = [Process(one.pid, one.usedGpuMemory) for one in found]
         ours = {process.pid for process in processes if _is_of_this_run(process.pid)}
         self._ours = sum(process.memory_bytes or 0 for process in processes if process.pid in ours)

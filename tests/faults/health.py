@@ -10,6 +10,7 @@ from standin import H100_MIG, MIB, A100_80x8, GB200x4, H100x1, L40Sx4, Node, RTX
 GIB = 1024 * MIB
 LOST, NEEDS_RESET = 15, 16
 INFOROM = 14
+OLD_BINDING = "no process that is visible"  # nvidia-ml-py 12.535 misreads the list of processes
 
 
 @at("driver library")
@@ -231,8 +232,8 @@ TWINS: dict[str, Twin] = {
         {
             "of somebody else": Fault(
                 changed(used_bytes=20 * GIB, processes=((1, 20 * GIB),)),
-                r"20\.0 GiB of its 79\.6 GiB are taken, by process 1 \(20\.0 GiB\)",
-                "nvidia-smi -i 3",
+                rf"20\.0 GiB of its 79\.6 GiB are taken, by (process 1 \(20\.0 GiB\)|{OLD_BINDING})",
+                "nvidia-smi -i 3|fuser",
                 "FREE_GPU",
                 "gpu3",
             ),
@@ -241,8 +242,8 @@ TWINS: dict[str, Twin] = {
             ),
             "of many": Fault(
                 changed(used_bytes=20 * GIB, processes=((1, GIB), (2, None), (3, GIB), (4, GIB), (5, GIB))),
-                r"by process 1 \(1\.0 GiB\), 2, 3 .* and 1 more",
-                "end them",
+                rf"by (process 1 \(1\.0 GiB\), 2, 3 .* and 1 more|{OLD_BINDING})",
+                "end them|fuser",
                 "FREE_GPU",
                 "gpu3",
             ),

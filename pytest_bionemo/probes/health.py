@@ -465,9 +465,20 @@ class _Reader:
     def _read_fabric(self) -> Fabric:
         found = self._first_of(
             lambda: self._struct("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t"),
-            lambda: self._struct("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t"),
+            self._older_fabric,
         )
         return Fabric(found.state, found.status, getattr(found, "healthMask", 0))
+
+    def _older_fabric(self) -> Any:
+        from ctypes import Structure, byref, c_uint8, c_uint32
+
+        # nvmlGpuFabricInfo_t, which 12.535 of the binding has with a cluster's name of another length.
+        class FabricInfo(Structure):
+            _fields_ = [("cluster", c_uint8 * 16), ("status", c_uint32), ("clique", c_uint32), ("state", c_uint32)]
+
+        found = FabricInfo()
+        self._ask("nvmlDeviceGetGpuFabricInfo", byref(found))
+        return found
 
     def _read_compute_mode(self) -> int:
         return self._number("nvmlDeviceGetComputeMode", most=3)

@@ -156,10 +156,7 @@ def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
             severity="warning",
             links=[_MEMORY_GUIDE],
         )
-    if (
-        "sram_threshold_exceeded" in gpu_health.silent
-        and not gpu_health.silent["sram_threshold_exceeded"].is_unsupported
-    ):
+    if _is_unclear(gpu_health, "sram_threshold_exceeded"):
         _end(gpu_health, "sram_threshold_exceeded")
 
 
@@ -349,6 +346,9 @@ def is_cool(gpu: Gpu, gpu_health: GpuHealth) -> None:
             action=Action.NONE,
             severity="warning",
         )
+    fields = ("temperature_slowdown", "temperature_shutdown", "temperature_margin")
+    if slowdown is None and found.temperature_margin is None and _is_unclear(found, *fields):
+        _end(found, *fields)
 
 
 @check(severity="warning")
@@ -384,9 +384,12 @@ def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
                 why="it computes slower than it can, and every step of a training waits for it",
                 fix=[f"$ sudo nvidia-smi -i {gpu.index} -rgc", "if that changes nothing, ask who made the machine"],
             )
-        return
-    if set_to is None or default is None:
-        _end(found, "application_clock", "boost_clock", "max_clock")
+    told = (set_to is not None and default is not None) or (
+        found.boost_clock is not None and found.max_clock is not None
+    )
+    fields = ("application_clock", "default_application_clock", "boost_clock", "max_clock")
+    if not told or _is_unclear(found, *fields):
+        _end(found, *fields)
 
 
 # ------------------------------------------------------------------------------------------------------- links
@@ -861,6 +864,11 @@ def _peers(gpu: Gpu, machine: Machine) -> list[GpuHealth]:
     """The other GPUs of this name."""
     others = [one for one in machine.gpu_env.gpus if one.name == gpu.name and one.index != gpu.index]
     return [found for one in others if (found := machine.health.of(one.index))]
+
+
+def _is_unclear(health: GpuHealth, *fields: str) -> bool:
+    """Whether NVML should have told one of these, and did not."""
+    return any(field in health.silent and not health.silent[field].is_unsupported for field in fields)
 
 
 def _end(health: GpuHealth, *fields: str) -> NoReturn:

@@ -370,25 +370,22 @@ def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """No setting keeps the GPU's clock below what it is by default."""
     found = gpu_health
     set_to, default = found.application_clock, found.default_application_clock
-    is_set_low = set_to is not None and default is not None and set_to < _AS_GOOD_AS_ALL * default
-    if is_set_low:
+    if set_to is not None and default is not None and set_to < _AS_GOOD_AS_ALL * default:
         fail(
             f"{_name(gpu)}: its applications clock is set to {set_to} MHz, by default {default} MHz",
             why="it computes slower than it can, and every step of a training waits for it",
             fix=f"$ sudo nvidia-smi -i {gpu.index} -rac",
         )
-    if found.boost_clock is not None and found.max_clock is not None:
-        if found.boost_clock < _HELD_BACK * found.max_clock:
-            fail(
-                f"{_name(gpu)}: its clock may rise to {found.boost_clock} MHz, the chip can do {found.max_clock} MHz",
-                why="it computes slower than it can, and every step of a training waits for it",
-                fix=[f"$ sudo nvidia-smi -i {gpu.index} -rgc", "if that changes nothing, ask who made the machine"],
-            )
-    told = (set_to is not None and default is not None) or (
-        found.boost_clock is not None and found.max_clock is not None
-    )
+    allowed, highest = found.boost_clock, found.max_clock
+    if allowed is not None and highest is not None and allowed < _HELD_BACK * highest:
+        fail(
+            f"{_name(gpu)}: its clock may rise to {allowed} MHz, the chip can do {highest} MHz",
+            why="it computes slower than it can, and every step of a training waits for it",
+            fix=[f"$ sudo nvidia-smi -i {gpu.index} -rgc", "if that changes nothing, ask who made the machine"],
+        )
     fields = ("application_clock", "default_application_clock", "boost_clock", "max_clock")
-    if not told or _is_unclear(found, *fields):
+    tells_neither = None in (set_to, default) and None in (allowed, highest)
+    if tells_neither or _is_unclear(found, *fields):
         _end(found, *fields)
 
 

@@ -775,13 +775,13 @@ def _open_xids(log: KernelLog, address: kernel_log.PciAddress) -> list[tuple[Xid
 
 
 def _describe_xids(found: Iterable[Xid]) -> str:
-    """'Xid 79 (the GPU has fallen off the bus), Xid 154 twice'."""
+    """'Xid 79 (the GPU has fallen off the bus), Xid 119 (...) twice'."""
     codes = [xid.code for xid in found]
     kinds = list(dict.fromkeys(codes))
     times = {1: "", 2: " twice"}
     told = [f"Xid {code} ({xids.find(code).text}){times.get(codes.count(code), f' {codes.count(code)} times')}"
             for code in kinds[:3]]  # fmt: skip
-    return ", ".join(told) + (f" and {len(kinds) - 3} others" if len(kinds) > 3 else "")
+    return ", ".join(told) + (f" and {len(kinds) - 3} more" if len(kinds) > 3 else "")
 
 
 @check()

@@ -443,7 +443,7 @@ TWINS: dict[str, Twin] = {
             ),
             "the strongest first": Fault(
                 both(OLDER, kernel_says(xid(92), xid(13), xid(119), xid(79), xid(64))),
-                "Xid 79 .*, Xid 119 .*, Xid 64 .* and 1 others",
+                "Xid 79 .*, Xid 119 .*, Xid 64 .* and 1 more",
                 "reboot",
                 "REBOOT_NODE",
                 "gpu3",

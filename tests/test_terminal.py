@@ -352,6 +352,7 @@ def test_a_run_without_a_driver_reads_like_this(rig: Rig) -> None:
     assert [row.split()[0] for row in topics] == [
         "bionemo/host",
         "bionemo/driver",
+        "bionemo/health",
         "bionemo/torch",
         "bionemo/lightning",
         "bionemo/stack",

@@ -27,6 +27,7 @@ from pytest_bionemo.probes import libraries, mounts, packages, visible
 from pytest_bionemo.probes.bionemo import BionemoPackage
 from pytest_bionemo.probes.child import Answer, Child
 from pytest_bionemo.probes.fabric import Fabric
+from pytest_bionemo.probes.health import GpuHealth
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.imports import Imports, Program
 from pytest_bionemo.probes.machine import Machine
@@ -52,6 +53,7 @@ ESTABLISHED_BY = {
     "any_gpu": "driver::devices_present",
     "gpu": "driver::answers",
     "answering_gpus": "driver::answers",
+    "gpu_health": "health::can_be_read",
     "torch_installed": "torch::installed",
     "torch_build": "torch::imports",
     "cuda_torch": "torch::is_cuda_build",
@@ -151,6 +153,16 @@ def answering_gpus(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 def _wait_for_gpu(gpu: Gpu) -> NoReturn:
     wait_for(f"{ESTABLISHED_BY['gpu']}[gpu{gpu.index}]", f"GPU {gpu.index} does not answer")
+
+
+@pytest.fixture
+def gpu_health(gpu: Gpu, machine: Machine) -> GpuHealth:
+    """How the GPU is: a check that asks for it, and for ``gpu``, runs once for each."""
+    found = machine.health.of(gpu.index)
+    if found is None or found.lost:
+        culprit = gpu.index if found else machine.unread_gpu
+        wait_for(f"{ESTABLISHED_BY['gpu_health']}[gpu{culprit}]", f"GPU {culprit} stopped answering")
+    return found
 
 
 @pytest.fixture(scope="session")

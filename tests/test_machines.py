@@ -21,7 +21,7 @@ def test_a_machine_without_a_gpu_has_exactly_one_blocker(request: pytest.Fixture
     assert run.returncode == 1
     assert run.blockers == ["driver::loads"]
     assert run.finding("driver::loads")["fix"]
-    dependants = [check for topic in ("driver", "torch") for check in checks_of(run, topic)]
+    dependants = [check for topic in ("driver", "health", "torch") for check in checks_of(run, topic)]
     dependants.remove("driver::loads")
     dependants.append("host::is_near_its_gpus")
     assert {run.gap(check)["waits_for"] for check in dependants} == {"bionemo/driver::loads"}

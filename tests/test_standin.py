@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,36 @@ def calls():
             lambda: nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig),
         "nvmlDeviceGetGpuInstanceId": lambda: nvmlDeviceGetGpuInstanceId(mig),
         "nvmlDeviceGetComputeInstanceId": lambda: nvmlDeviceGetComputeInstanceId(mig),
+        "nvmlDeviceGetVbiosVersion": lambda: nvmlDeviceGetVbiosVersion(gpu),
+        "nvmlDeviceGetEccMode": lambda: nvmlDeviceGetEccMode(gpu),
+        "nvmlDeviceGetTotalEccErrors": lambda: nvmlDeviceGetTotalEccErrors(gpu, 1, 0),
+        "nvmlDeviceGetSramEccErrorStatus":
+            lambda: nvmlDeviceGetSramEccErrorStatus(gpu, ctypes.byref(c_nvmlEccSramErrorStatus_v1_t())),
+        "nvmlDeviceGetRemappedRows": lambda: nvmlDeviceGetRemappedRows(gpu),
+        "nvmlDeviceGetRetiredPages": lambda: nvmlDeviceGetRetiredPages(gpu, 0),
+        "nvmlDeviceGetRetiredPagesPendingStatus": lambda: nvmlDeviceGetRetiredPagesPendingStatus(gpu),
+        "nvmlDeviceGetTemperatureThreshold": lambda: nvmlDeviceGetTemperatureThreshold(gpu, 0),
+        "nvmlDeviceGetMarginTemperature": lambda: nvmlDeviceGetMarginTemperature(gpu),
+        "nvmlDeviceGetMaxPcieLinkGeneration": lambda: nvmlDeviceGetMaxPcieLinkGeneration(gpu),
+        "nvmlDeviceGetCurrPcieLinkWidth": lambda: nvmlDeviceGetCurrPcieLinkWidth(gpu),
+        "nvmlDeviceGetMaxPcieLinkWidth": lambda: nvmlDeviceGetMaxPcieLinkWidth(gpu),
+        "nvmlDeviceGetPcieReplayCounter": lambda: nvmlDeviceGetPcieReplayCounter(gpu),
+        "nvmlDeviceGetNvLinkState": lambda: nvmlDeviceGetNvLinkState(gpu, 0),
+        "nvmlDeviceGetNvLinkErrorCounter": lambda: nvmlDeviceGetNvLinkErrorCounter(gpu, 0, 0),
+        "nvmlDeviceGetGpuFabricInfo":
+            lambda: nvmlDeviceGetGpuFabricInfo(gpu, ctypes.byref(c_nvmlGpuFabricInfo_t())),
+        "nvmlDeviceGetGpuFabricInfoV":
+            lambda: nvmlDeviceGetGpuFabricInfoV(gpu, ctypes.byref(c_nvmlGpuFabricInfo_v2_t())),
+        "nvmlDeviceGetComputeMode": lambda: nvmlDeviceGetComputeMode(gpu),
+        "nvmlDeviceGetComputeRunningProcesses_v3": lambda: nvmlDeviceGetComputeRunningProcesses(gpu),
+        "nvmlDeviceGetPersistenceMode": lambda: nvmlDeviceGetPersistenceMode(gpu),
+        "nvmlDeviceGetPowerManagementLimit": lambda: nvmlDeviceGetPowerManagementLimit(gpu),
+        "nvmlDeviceGetPowerManagementDefaultLimit": lambda: nvmlDeviceGetPowerManagementDefaultLimit(gpu),
+        "nvmlDeviceGetApplicationsClock": lambda: nvmlDeviceGetApplicationsClock(gpu, NVML_CLOCK_SM),
+        "nvmlDeviceGetDefaultApplicationsClock": lambda: nvmlDeviceGetDefaultApplicationsClock(gpu, NVML_CLOCK_SM),
+        "nvmlDeviceGetMaxCustomerBoostClock": lambda: nvmlDeviceGetMaxCustomerBoostClock(gpu, NVML_CLOCK_SM),
+        "nvmlDeviceValidateInforom": lambda: nvmlDeviceValidateInforom(gpu),
+        "nvmlDeviceGetFieldValues": lambda: nvmlDeviceGetFieldValues(gpu, [230]),
     }
 
 def failing():
@@ -343,6 +374,11 @@ def failing():
     return failed
 """
 
+# A GPU in MIG mode that answers whatever a GPU can be asked, as no real one does.
+KNOWS_ALL = H100_MIG.with_gpu(0, health={}).with_health(
+    0, pages_retired_single=0, pages_retired_double=0, page_retirement_pending=0
+)
+
 DOORS = ("nvmlInit", "nvmlInit_v2", "nvmlInitWithFlags")
 FALLIBLE = [name for name in FUNCTIONS if name not in (*DOORS, "nvmlErrorString")]
 OF_ONE_DEVICE = FALLIBLE[FALLIBLE.index("nvmlDeviceGetHandleByIndex_v2") :]
@@ -352,12 +388,12 @@ OF_ONE_DEVICE = FALLIBLE[FALLIBLE.index("nvmlDeviceGetHandleByIndex_v2") :]
 def test_each_function_fails_when_told_to_and_only_that(driver: Driver, where: str) -> None:
     functions = FALLIBLE if where == "node" else OF_ONE_DEVICE
     faulty = {
-        name: H100_MIG.with_fault(name, 10) if where == "node" else H100_MIG.with_gpu_fault(0, name, 10)
+        name: KNOWS_ALL.with_fault(name, 10) if where == "node" else KNOWS_ALL.with_gpu_fault(0, name, 10)
         for name in functions
     }
     prologue = f"UUID = {H100_MIG.gpus[0].uuid!r}\n{CALLS}"
     files = {}
-    for name, node in {"": H100_MIG, **faulty}.items():
+    for name, node in {"": KNOWS_ALL, **faulty}.items():
         files[name] = str(driver.folder / f"{name or 'whole'}.node")
         node.write(Path(files[name]))
     seen = driver.ask(
@@ -516,6 +552,9 @@ def test_what_cannot_strike_is_refused_before_it_is_written() -> None:
         ("gpu.0.pci = 00:1E", "pci"),
         ("gpu.0.mig = on", "gpu.0.mig = on"),
         ("gpu.99.name = Tesla T4", "gpu.99"),
+        ("gpu.0.health.mood = 3", "gpu.0.health.mood"),
+        ("gpu.0.health.pcie_width = wide", "wide"),
+        ("gpu.0.process.0 = 12 much", "12 much"),
         ("words alone", "words alone"),
     ],
 )
@@ -529,6 +568,96 @@ def test_a_description_that_is_not_understood_is_refused(
     assert "NVMLError_Unknown" in done.stderr
     assert done.stderr.startswith("stand-in driver: ")
     assert complaint in done.stderr.splitlines()[0]
+
+
+def test_what_no_gpu_has_is_refused_before_it_is_written() -> None:
+    with pytest.raises(ValueError, match="says nothing of mood"):
+        T4x1.with_health(0, mood=3)
+
+
+READ_HEALTH = """
+def code(call, *arguments):
+    try:
+        answer = call(*arguments)
+    except NVMLError as error:
+        return type(error).__name__.removeprefix("NVMLError_")
+    return [one.value.uiVal for one in answer] if call is nvmlDeviceGetFieldValues else answer
+
+def processes(gpu):
+    return [[one.pid, one.usedGpuMemory] for one in nvmlDeviceGetComputeRunningProcesses(gpu)]
+
+nvmlInit()
+gpu = nvmlDeviceGetHandleByIndex(0)
+answer = {
+    "rows": code(nvmlDeviceGetRemappedRows, gpu),
+    "pages": code(nvmlDeviceGetRetiredPages, gpu, 1),
+    "width": code(nvmlDeviceGetCurrPcieLinkWidth, gpu),
+    "links": [code(nvmlDeviceGetNvLinkState, gpu, link) for link in (0, 5, 17, 18)],
+    "errors": [code(nvmlDeviceGetNvLinkErrorCounter, gpu, link, 1) for link in (0, 1)],
+    "processes": processes(gpu),
+    "inforom": code(nvmlDeviceValidateInforom, gpu),
+    "fields": code(nvmlDeviceGetFieldValues, gpu, [230]),
+}
+"""
+
+
+def test_the_health_of_a_gpu_is_seen_as_it_is_described(driver: Driver) -> None:
+    sick = H100x8.with_health(0, row_remap_pending=1, nvlinks_up=0x3FFDF, nvlink_recoveries=4, recovery_action=2,
+                              inforom=14, pcie_width=8)  # fmt: skip
+    sick = sick.with_gpu(0, processes=((12, None), (34, 5 * MIB)))
+    seen = driver.sweep({"H100": H100x8, "sick": sick, "T4": T4x1}, READ_HEALTH)
+    assert seen["H100"] == {
+        "rows": [0, 0, 0, 0],
+        "pages": "NotSupported",
+        "width": 16,
+        "links": [1, 1, 1, "InvalidArgument"],
+        "errors": [0, 0],
+        "processes": [],
+        "inforom": None,
+        "fields": [0],
+    }
+    assert seen["sick"] == {
+        "rows": [0, 0, 1, 0],
+        "pages": "NotSupported",
+        "width": 8,
+        "links": [1, 0, 1, "InvalidArgument"],
+        "errors": [4, 0],
+        "processes": [[12, None], [34, 5 * MIB]],
+        "inforom": "CorruptedInforom",
+        "fields": [2],
+    }
+    assert seen["T4"]["rows"] == "NotSupported"
+    assert seen["T4"]["pages"] == []
+    assert seen["T4"]["links"] == ["NotSupported"] * 4
+
+
+def test_a_driver_can_lie_about_how_many_gpus_there_are(driver: Driver) -> None:
+    script = "nvmlInit(); print(json.dumps([nvmlDeviceGetCount() for _ in range(3)]))"
+    assert driver.ask(replace(H100x8, counts=(2**32 - 1, 7)), script) == [2**32 - 1, 7, 7]
+
+
+def test_an_old_library_lacks_what_newer_ones_have(driver: Driver) -> None:
+    script = """
+def missing(call, *arguments):
+    try:
+        call(*arguments)
+    except NVMLError_FunctionNotFound:
+        return True
+    return False
+
+nvmlInit()
+gpu = nvmlDeviceGetHandleByIndex(0)
+print(json.dumps([
+    missing(nvmlDeviceGetCurrentClocksEventReasons, gpu),
+    missing(nvmlDeviceGetMarginTemperature, gpu),
+    missing(nvmlDeviceGetComputeRunningProcesses_v3, gpu),
+    missing(nvmlDeviceGetMemoryInfo, gpu, nvmlMemory_v2),
+    missing(nvmlDeviceGetCurrentClocksThrottleReasons, gpu),
+    missing(nvmlDeviceGetMemoryInfo, gpu),
+]))
+"""
+    assert driver.ask(replace(H100x8, old_library=True), script) == [True, True, True, True, False, False]
+    assert driver.ask(H100x8, script) == [False] * 6
 
 
 def test_a_node_is_needed(driver: Driver, tmp_path: Path) -> None:

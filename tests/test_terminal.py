@@ -353,6 +353,7 @@ def test_a_run_without_a_driver_reads_like_this(rig: Rig) -> None:
         "bionemo/host",
         "bionemo/platform",
         "bionemo/driver",
+        "bionemo/health",
         "bionemo/torch",
         "bionemo/lightning",
         "bionemo/stack",

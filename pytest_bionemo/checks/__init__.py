@@ -9,6 +9,7 @@ _ORDER = (
     "host",
     "platform",
     "driver",
+    "health",
     "torch",
     "numerics",
     "precision",

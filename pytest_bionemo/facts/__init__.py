@@ -25,6 +25,7 @@ _REQUIRED = frozenset(
         "drivers",
         "esm2",
         "gpus",
+        "health",
         "host",
         "instances",
         "lightning",
@@ -34,6 +35,7 @@ _REQUIRED = frozenset(
         "stack",
         "targets",
         "wheels",
+        "xids",
     }
 )
 

@@ -10,7 +10,9 @@ from pytest_bionemo.model import GpuEnv
 from pytest_bionemo.probes import (
     clock,
     fabric,
+    health,
     host,
+    kernel_log,
     libraries,
     limits,
     nvml,
@@ -24,7 +26,9 @@ from pytest_bionemo.probes import (
 from pytest_bionemo.probes.child import Child
 from pytest_bionemo.probes.clock import Clock
 from pytest_bionemo.probes.fabric import Fabric
+from pytest_bionemo.probes.health import Health
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.kernel_log import KernelLog
 from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.limits import Limits
 from pytest_bionemo.probes.platforms import Platform
@@ -35,6 +39,8 @@ from pytest_bionemo.probes.torch_build import TorchBuild
 
 # Looking at a folder takes no time, unless its file system hangs.
 _STORAGE_DEADLINE_S = 20.0
+_WITH_HEALTH = "with_health"
+
 _STEERING = (visible.VARIABLE, visible.ORDER, libraries.VARIABLE)
 
 
@@ -55,8 +61,9 @@ class Machine:
 
     def start(self) -> None:
         """Start the children now."""
-        for target in (nvml.TARGET, torch_build.TARGET, storage.TARGET):
-            self._child(target)
+        self._child(nvml.TARGET, _WITH_HEALTH)
+        self._child(torch_build.TARGET)
+        self._child(storage.TARGET)
 
     def close(self) -> None:
         """End children whose answer nobody waited for."""
@@ -66,7 +73,14 @@ class Machine:
     @cached_property
     def gpu_env(self) -> GpuEnv:
         """The driver and its devices."""
-        return nvml.from_answer(self._child(nvml.TARGET).answer())
+        # A child that reads the health too, if there is one: what it says first is the same.
+        asked = _WITH_HEALTH if self._is_started(nvml.TARGET, _WITH_HEALTH) else ""
+        return nvml.from_answer(self._child(nvml.TARGET, asked).answer())
+
+    @cached_property
+    def health(self) -> Health:
+        """How the GPUs are."""
+        return health.from_answer(self._child(nvml.TARGET, _WITH_HEALTH).answer())
 
     @cached_property
     def torch_build(self) -> TorchBuild:
@@ -77,6 +91,18 @@ class Machine:
     def host(self) -> Host:
         """The machine around Python."""
         return host.read()
+
+    @property
+    def unread_gpu(self) -> int | None:
+        """The GPU at which reading the health ended before its time; None if it did not."""
+        # A GPU without a handle cannot be asked at all.
+        asked = [gpu.index for gpu in self.gpu_env.gpus if nvml.HANDLE not in (gpu.errors or {})]
+        return next((index for index in asked if self.health.of(index) is None), None)
+
+    @cached_property
+    def kernel_log(self) -> KernelLog:
+        """What the NVIDIA driver has written to the kernel's log since the machine was started."""
+        return kernel_log.read()
 
     @cached_property
     def platform(self) -> Platform:
@@ -128,6 +154,7 @@ class Machine:
         return json.dumps(
             {
                 "gpu_env": self.gpu_env.to_json(),
+                "health": self.health.to_json(),
                 "torch_build": self.torch_build.to_json(),
                 "storage": self.storage.to_json(),
                 "variables": self.variables,
@@ -140,13 +167,20 @@ class Machine:
         data = json.loads(text)
         machine = cls(timeout=0)
         machine.__dict__["gpu_env"] = GpuEnv.from_json(data["gpu_env"])
+        machine.__dict__["health"] = Health.from_json(data["health"])
         machine.__dict__["torch_build"] = TorchBuild.from_json(data["torch_build"])
         machine.__dict__["storage"] = Storage.from_json(data["storage"])
         machine.variables = data["variables"]
         return machine
 
-    def _child(self, target: str) -> Child:
-        if target not in self._children:
+    def _child(self, target: str, switch: str = "") -> Child:
+        """The child that runs this function, with this switch of its set."""
+        key = f"{target} {switch}"
+        if key not in self._children:
             timeout = min(self._timeout, _STORAGE_DEADLINE_S) if target == storage.TARGET else self._timeout
-            self._children[target] = Child(target, timeout, self._environment)
-        return self._children[target]
+            arguments = {switch: True} if switch else {}
+            self._children[key] = Child(target, timeout, self._environment, arguments)
+        return self._children[key]
+
+    def _is_started(self, target: str, switch: str) -> bool:
+        return f"{target} {switch}" in self._children

@@ -12,7 +12,7 @@ from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "fault-matrix.md"
-_TABLES = ("base", "host", "platform")
+_TABLES = ("base", "health", "host", "platform")
 _HEADING = """\
 # The fault matrix
 

@@ -25,11 +25,21 @@ __all__ = [
     "EMPTY",
     "FUNCTIONS",
     "H100_MIG",
+    "HEALTH",
+    "PROFILES",
     "A10Gx1",
+    "A100_40x8",
+    "A100_80x8",
     "B200x8",
     "BuildError",
     "Fault",
+    "GB200x4",
+    "H100x1",
     "H100x8",
+    "H200x8",
+    "L4x1",
+    "L40Sx4",
+    "LAPTOPx1",
     "Libraries",
     "Node",
     "RTX4090x1",
@@ -37,6 +47,7 @@ __all__ = [
     "StandinMig",
     "T4x1",
     "V100x1",
+    "VGPUx1",
     "build",
 ]
 
@@ -51,6 +62,11 @@ FUNCTIONS: tuple[str, ...] = tuple(
     re.findall(r"^    X\((nvml\w+)\)", (_HERE / "nvml.c").read_text("utf-8"), flags=re.MULTILINE)
 )
 """The functions of the stand-in driver, in its own order: those after the count concern one device."""
+
+HEALTH: tuple[str, ...] = tuple(
+    re.findall(r"^    X\((\w+), .+\)", (_HERE / "nvml.c").read_text("utf-8"), flags=re.MULTILINE)
+)
+"""What a GPU says of its health: a healthy H100 unless a node says otherwise. None is "not supported"."""
 
 _OF_ONE_DEVICE = FUNCTIONS[FUNCTIONS.index("nvmlDeviceGetCount_v2") + 1 :]
 
@@ -80,7 +96,8 @@ class StandinMig:
 class StandinGpu:
     """One GPU. ``mig_enabled`` is None where the device knows no MIG; ``minor`` is its index unless given.
 
-    ``clock_reasons`` are NVML's bits for why the clock is held down, ``sm_clock`` is where, in MHz.
+    ``clock_reasons`` are NVML's bits for why the clock is held down, ``sm_clock`` is where, in MHz. ``health`` has
+    keys of ``HEALTH``. ``processes`` compute on it: their ids, and the bytes they hold (None: NVML does not know).
     """
 
     name: str
@@ -95,19 +112,30 @@ class StandinGpu:
     minor: int | None = None
     clock_reasons: int = 0
     sm_clock: int = 1980
+    vbios: str = "96.00.99.00.01"
+    health: Mapping[str, int | None] = field(default_factory=dict)
+    processes: tuple[tuple[int, int | None], ...] = ()
 
     def __post_init__(self) -> None:
         _check_faults(self.faults, _OF_ONE_DEVICE)
+        if unknown := self.health.keys() - set(HEALTH):
+            raise ValueError(f"a GPU of the stand-in driver says nothing of {', '.join(sorted(unknown))}")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine as its NVIDIA driver describes it."""
+    """A machine as its NVIDIA driver describes it.
+
+    ``counts`` is how many GPUs the driver says there are, at first and from then on, where it lies. A driver with an
+    ``old_library`` lacks the functions of newer ones.
+    """
 
     driver: str = "580.95.05"
     cuda_driver: int = 13000
     gpus: tuple[StandinGpu, ...] = ()
     faults: Mapping[str, Fault] = field(default_factory=dict)
+    counts: tuple[int, int] | None = None
+    old_library: bool = False
 
     def __post_init__(self) -> None:
         _check_faults(self.faults, FUNCTIONS)
@@ -125,6 +153,14 @@ class Node:
         gpus = list(self.gpus)
         gpus[index] = replace(gpus[index], **changes)
         return replace(self, gpus=tuple(gpus))
+
+    def with_health(self, index: int, **health: int | None) -> Node:
+        """The node on which one GPU says this of its health."""
+        return self.with_gpu(index, health={**self.gpus[index].health, **health})
+
+    def with_every_health(self, **health: int | None) -> Node:
+        """The node on which each GPU says this of its health."""
+        return replace(self, gpus=tuple(replace(gpu, health={**gpu.health, **health}) for gpu in self.gpus))
 
     def with_gpu_fault(self, index: int, function: str, fault: Fault) -> Node:
         """The node on which this function fails for one GPU, its slices included."""
@@ -149,6 +185,8 @@ class Node:
             "nvml": f"{self.cuda_driver // 1000}.{self.driver}",
             "cuda_driver": self.cuda_driver,
         }
+        if self.counts:
+            lines["count"], lines["count_later"] = self.counts
         lines.update({f"fault.{function}": fault for function, fault in self.faults.items()})
         for index, gpu in enumerate(self.gpus):
             of_gpu: dict[str, object] = {
@@ -163,6 +201,11 @@ class Node:
                 "sm_clock": gpu.sm_clock,
                 "mig": {None: "unsupported", False: "disabled", True: "enabled"}[gpu.mig_enabled],
             }
+            of_gpu["vbios"] = gpu.vbios
+            for key, said in gpu.health.items():
+                of_gpu[f"health.{key}"] = "unsupported" if said is None else said
+            for number, (pid, held) in enumerate(gpu.processes):
+                of_gpu[f"process.{number}"] = f"{pid} {'unknown' if held is None else held}"
             for number, mig in enumerate(gpu.migs):
                 of_gpu[f"mig.{number}.name"] = mig.name
                 of_gpu[f"mig.{number}.uuid"] = mig.uuid
@@ -178,7 +221,8 @@ class Node:
 
     def write(self, path: Path) -> None:
         """Write the description to the file that ``STANDIN_NODE`` is to name."""
-        path.write_text(self.text(), "utf-8")
+        # A driver may well give bytes that are not UTF-8.
+        path.write_text(self.text(), "utf-8", errors="surrogateescape")
 
 
 class BuildError(RuntimeError):
@@ -190,6 +234,7 @@ class Libraries:
     """The compiled stand-ins, and the environment variables that put them in a process's way."""
 
     driver_folder: Path
+    old_driver_folder: Path
     host: Path
 
     def playing(self, node: Node | Path, folder: Path, *, calls: Path | None = None) -> dict[str, str]:
@@ -197,12 +242,14 @@ class Libraries:
 
         ``calls`` names a file to which the name of every driver function called is appended.
         """
+        library = self.driver_folder
         if isinstance(node, Path):
             path = node
         else:
             path = folder / f"{uuid.uuid4().hex}.node"
             node.write(path)
-        environ = {"LD_LIBRARY_PATH": str(self.driver_folder), "STANDIN_NODE": str(path)}
+            library = self.old_driver_folder if node.old_library else library
+        environ = {"LD_LIBRARY_PATH": str(library), "STANDIN_NODE": str(path)}
         if calls is not None:
             environ["STANDIN_CALLS"] = str(calls)
         return environ
@@ -236,11 +283,10 @@ class Libraries:
 
 def build(folder: Path) -> Libraries:
     """Compile the stand-in libraries into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    driver_folder = folder / "driver"
-    driver_folder.mkdir(exist_ok=True)
-    libraries = Libraries(driver_folder=driver_folder, host=folder / "libstandin_host.so")
-    _compile(_HERE / "nvml.c", driver_folder / "libnvidia-ml.so.1")
+    libraries = Libraries(folder / "driver", folder / "old_driver", folder / "libstandin_host.so")
+    for place, flags in ((libraries.driver_folder, []), (libraries.old_driver_folder, ["-DOLD_DRIVER"])):
+        place.mkdir(parents=True, exist_ok=True)
+        _compile(_HERE / "nvml.c", place / "libnvidia-ml.so.1", *flags)
     _compile(_HERE / "host.c", libraries.host, "-ldl")
     return libraries
 
@@ -272,6 +318,8 @@ def _gpus(
     *,
     addresses: tuple[str, ...] = ("00000000:00:1E.0",),
     mig_enabled: bool | None = None,
+    vbios: str = "96.00.99.00.01",
+    health: Mapping[str, int | None] | None = None,
 ) -> tuple[StandinGpu, ...]:
     return tuple(
         StandinGpu(
@@ -281,19 +329,265 @@ def _gpus(
             memory_bytes=mib * MIB,
             compute_capability=compute_capability,
             mig_enabled=mig_enabled,
+            vbios=vbios,
+            health=health or {},
         )
         for address in addresses
     )
 
 
+Health = Mapping[str, int | None]
+
+
+def _power(watts: int) -> Health:
+    return {"power_limit": watts * 1000, "power_limit_default": watts * 1000}
+
+
+def _clocks(mhz: int, application: int | None) -> Health:
+    """The highest clock, and the applications clock of a new board; None where there is no such setting."""
+    return {
+        "clock_max": mhz,
+        "clock_boost": mhz,
+        "clock_application": application,
+        "clock_application_default": application,
+    }
+
+
+def _hot_at(operating: int, slowdown: int, shutdown: int) -> Health:
+    return {
+        "temperature": 41,
+        "temperature_operating": operating,
+        "temperature_slowdown": slowdown,
+        "temperature_shutdown": shutdown,
+        "temperature_margin": None,
+    }
+
+
+_NO_FABRIC: Health = {"fabric_state": None}
+_NO_NVLINK: Health = {**_NO_FABRIC, "nvlinks": None, "nvlinks_up": 0}
+_NO_NVLINK_COUNTERS: Health = {"nvlink_replays": None, "nvlink_recoveries": None, "nvlink_crc_errors": None}
+_BEFORE_R565: Health = {"recovery_action": None}
+# Before Ampere, memory that is bad is retired by the page, and no row takes its place.
+_PAGES: Health = {
+    **_BEFORE_R565,
+    "row_remap_pending": None,
+    "pages_retired_single": 0,
+    "pages_retired_double": 0,
+    "page_retirement_pending": 0,
+    "sram_threshold_exceeded": None,
+}
+_A100: Health = {
+    **_NO_FABRIC,
+    **_BEFORE_R565,
+    **_power(400),
+    **_clocks(1410, 1095),
+    **_hot_at(85, 89, 92),
+    "nvlinks": 12,
+    "nvlinks_up": 0xFFF,
+    "pcie_generation_max": 4,
+}
+_DESKTOP: Health = {
+    **_NO_NVLINK,
+    **_BEFORE_R565,
+    **_clocks(3105, None),
+    **_hot_at(84, 90, 92),
+    "clock_boost": None,
+    "ecc_mode": None,
+    "ecc_volatile": None,
+    "ecc_aggregate": None,
+    "sram_threshold_exceeded": None,
+    "row_remap_pending": None,
+    "pcie_generation_max": 4,
+    "persistence": 0,
+    "inforom": None,
+}
+
 _EIGHT = tuple(f"00000000:{bus}:00.0" for bus in _BUSES_OF_EIGHT)
 
 H100x8 = Node(gpus=_gpus("NVIDIA H100 80GB HBM3", 81559, (9, 0), addresses=_EIGHT, mig_enabled=False))
-B200x8 = Node(gpus=_gpus("NVIDIA B200", 183359, (10, 0), addresses=_EIGHT, mig_enabled=False))
-T4x1 = Node(gpus=_gpus("Tesla T4", 15360, (7, 5)))
-A10Gx1 = Node("550.144.03", 12040, gpus=_gpus("NVIDIA A10G", 23028, (8, 6)))
-RTX4090x1 = Node(gpus=_gpus("NVIDIA GeForce RTX 4090", 24564, (8, 9), addresses=("00000000:01:00.0",)))
-V100x1 = Node(gpus=_gpus("Tesla V100-SXM2-16GB", 16384, (7, 0)))
+# One of the eight, with a machine of its own: its links lead nowhere.
+H100x1 = Node(
+    gpus=_gpus(
+        "NVIDIA H100 80GB HBM3",
+        81559,
+        (9, 0),
+        addresses=("00000000:30:00.0",),
+        mig_enabled=False,
+        health={"nvlinks_up": 0, "fabric_state": 0, "temperature": 34},
+    )
+)
+H200x8 = Node(
+    gpus=_gpus("NVIDIA H200", 143771, (9, 0), addresses=_EIGHT, mig_enabled=False, health={"temperature": 33})
+)
+B200x8 = Node(
+    gpus=_gpus(
+        "NVIDIA B200",
+        183359,
+        (10, 0),
+        addresses=_EIGHT,
+        mig_enabled=False,
+        vbios="97.00.B9.00.76",
+        health={**_NO_NVLINK_COUNTERS, **_power(1000), **_clocks(1965, None), "temperature": 35},
+    )
+)
+GB200x4 = Node(
+    gpus=_gpus(
+        "NVIDIA GB200",
+        189471,
+        (10, 0),
+        addresses=tuple(f"0000{domain}:01:00.0" for domain in ("0008", "0009", "0018", "0019")),
+        mig_enabled=False,
+        vbios="97.00.82.00.2F",
+        health={
+            **_NO_NVLINK_COUNTERS,
+            **_power(1200),
+            **_clocks(2062, None),
+            "temperature": 37,
+            "fabric_health": 0x51AA,
+            "pcie_width": 1,
+            "pcie_replays": None,
+        },
+    )
+)
+A100_40x8 = Node(
+    gpus=_gpus(
+        "NVIDIA A100-SXM4-40GB",
+        40960,
+        (8, 0),
+        addresses=_EIGHT,
+        mig_enabled=False,
+        vbios="92.00.45.00.03",
+        health=_A100,
+    )
+)
+A100_80x8 = Node(
+    gpus=_gpus(
+        "NVIDIA A100-SXM4-80GB",
+        81920,
+        (8, 0),
+        addresses=_EIGHT,
+        mig_enabled=False,
+        vbios="92.00.45.00.05",
+        health=_A100,
+    )
+)
+# As in AWS's machines: a slot of eight lanes for a card of sixteen.
+T4x1 = Node(
+    gpus=_gpus(
+        "Tesla T4",
+        15360,
+        (7, 5),
+        vbios="90.04.A7.00.01",
+        health={
+            **_NO_NVLINK,
+            **_PAGES,
+            **_power(70),
+            **_clocks(1590, 585),
+            **_hot_at(85, 93, 96),
+            "pcie_generation_max": 3,
+            "pcie_width": 8,
+        },
+    )
+)
+A10Gx1 = Node(
+    "550.144.03",
+    12040,
+    gpus=_gpus(
+        "NVIDIA A10G",
+        23028,
+        (8, 6),
+        vbios="94.02.75.00.01",
+        health={
+            **_NO_NVLINK,
+            **_BEFORE_R565,
+            **_power(300),
+            **_clocks(1710, 1710),
+            **_hot_at(88, 95, 98),
+            "pcie_generation_max": 4,
+            "pcie_width": 8,
+        },
+    ),
+)
+L4x1 = Node(
+    gpus=_gpus(
+        "NVIDIA L4",
+        23034,
+        (8, 9),
+        vbios="95.04.29.00.06",
+        health={
+            **_NO_NVLINK,
+            **_power(72),
+            **_clocks(2040, 2040),
+            **_hot_at(85, 92, 95),
+            "pcie_generation_max": 4,
+        },
+    )
+)
+L40Sx4 = Node(
+    gpus=_gpus(
+        "NVIDIA L40S",
+        46068,
+        (8, 9),
+        addresses=_EIGHT[:4],
+        vbios="95.02.66.00.02",
+        health={
+            **_NO_NVLINK,
+            **_power(350),
+            **_clocks(2520, 2520),
+            **_hot_at(88, 95, 98),
+            "pcie_generation_max": 4,
+        },
+    )
+)
+RTX4090x1 = Node(
+    gpus=_gpus(
+        "NVIDIA GeForce RTX 4090",
+        24564,
+        (8, 9),
+        addresses=("00000000:01:00.0",),
+        vbios="95.02.3C.00.92",
+        health={**_DESKTOP, **_power(450)},
+    )
+)
+LAPTOPx1 = Node(
+    gpus=_gpus(
+        "NVIDIA GeForce RTX 4070 Laptop GPU",
+        8188,
+        (8, 9),
+        addresses=("00000000:01:00.0",),
+        vbios="95.06.1F.00.5B",
+        health={**_DESKTOP, "power_limit": None, "power_limit_default": None, "pcie_width": 8, "pcie_width_max": 8},
+    )
+)
+V100x1 = Node(
+    gpus=_gpus(
+        "Tesla V100-SXM2-16GB",
+        16384,
+        (7, 0),
+        vbios="88.00.4F.00.09",
+        health={
+            **_PAGES,
+            **_NO_FABRIC,
+            **_power(300),
+            **_clocks(1530, 1312),
+            **_hot_at(83, 87, 90),
+            "pcie_generation_max": 3,
+            "nvlinks": 6,
+            "nvlinks_up": 0,
+        },
+    )
+)
+# A virtual GPU says next to nothing of the board that it is a part of.
+_SAID_OF_A_PART = ("memory_reserved", "mig_pending", "nvlinks_up")
+VGPUx1 = Node(
+    gpus=_gpus(
+        "NVIDIA A100-2-10C",
+        10240,
+        (8, 0),
+        vbios="00.00.00.00.00",
+        health={**{key: None for key in HEALTH if key not in _SAID_OF_A_PART}, "nvlinks_up": 0},
+    )
+)
 EMPTY = Node()
 """The driver loads and finds no GPU."""
 
@@ -303,6 +597,8 @@ H100_MIG = Node(
             H100x8.gpus[0],
             uuid=_uuid("GPU", "H100 with MIG"),
             mig_enabled=True,
+            # With instances on it, NVML tells neither of its rows nor of its links.
+            health={"row_remap_pending": None, "nvlinks": None, "fabric_state": None},
             migs=tuple(
                 StandinMig(
                     uuid=_uuid("MIG", "H100", instance),
@@ -315,3 +611,32 @@ H100_MIG = Node(
         ),
     )
 )
+
+PROFILES = {
+    "T4": T4x1,
+    "V100, one of its node": V100x1,
+    "A10G": A10Gx1,
+    "L4": L4x1,
+    "L40S": L40Sx4,
+    "A100 40 GB": A100_40x8,
+    "A100 80 GB": A100_80x8,
+    "H100": H100x8,
+    "H100, one of its node": H100x1,
+    "H200": H200x8,
+    "B200": B200x8,
+    "GB200": GB200x4,
+    "MIG slices": H100_MIG,
+    "MIG slices, their GPU closed": H100_MIG.with_gpu_fault(0, "nvmlDeviceGetMemoryInfo", 4),
+    "container with one GPU of eight": replace(H100x8, gpus=H100x8.gpus[3:4]),
+    "job with two GPUs of eight": replace(
+        H100x8,
+        gpus=tuple(
+            replace(gpu, faults={} if index in (2, 3) else {"nvmlDeviceGetHandleByIndex_v2": 4})
+            for index, gpu in enumerate(H100x8.gpus)
+        ),
+    ),
+    "workstation": RTX4090x1,
+    "laptop": LAPTOPx1,
+    "virtual GPU": VGPUx1,
+}
+"""Healthy nodes: no check finds fault with one of them."""

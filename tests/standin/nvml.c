@@ -10,11 +10,17 @@
  *   gpu.<i>.compute_capability = <major>.<minor>
  *   gpu.<i>.mig = enabled | disabled | unsupported
  *   gpu.<i>.clock_reasons, .sm_clock                             why the clock is held down (bits), and where (MHz)
+ *   gpu.<i>.vbios
+ *   gpu.<i>.health.<key> = <number> | unsupported                a key of HEALTH; the GPU of no key is a healthy H100
+ *   gpu.<i>.process.<j> = <pid> <bytes> | <pid> unknown          a process that computes on it
+ *   count, count_later                                           GPUs that it says it has, at first and from then on
  *   gpu.<i>.mig.<j>.name, .uuid, .memory, .gpu_instance, .compute_instance
  *   fault.<function>, gpu.<i>.fault.<function> = <return code> | hang | crash | noise
  *
  * A fault of one of the three initialisation functions is a fault of all of them: they are one door.
  * Where STANDIN_CALLS names a file, the name of every function called is appended to it.
+ *
+ * Compiled with OLD_DRIVER it is the library of a driver that lacks what newer ones have: dlsym(3) does not find it.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -60,7 +66,78 @@
     X(nvmlDeviceGetMigDeviceHandleByIndex) \
     X(nvmlDeviceGetDeviceHandleFromMigDeviceHandle) \
     X(nvmlDeviceGetGpuInstanceId) \
-    X(nvmlDeviceGetComputeInstanceId)
+    X(nvmlDeviceGetComputeInstanceId) \
+    X(nvmlDeviceGetVbiosVersion) \
+    X(nvmlDeviceGetEccMode) \
+    X(nvmlDeviceGetTotalEccErrors) \
+    X(nvmlDeviceGetSramEccErrorStatus) \
+    X(nvmlDeviceGetRemappedRows) \
+    X(nvmlDeviceGetRetiredPages) \
+    X(nvmlDeviceGetRetiredPagesPendingStatus) \
+    X(nvmlDeviceGetTemperatureThreshold) \
+    X(nvmlDeviceGetMarginTemperature) \
+    X(nvmlDeviceGetMaxPcieLinkGeneration) \
+    X(nvmlDeviceGetCurrPcieLinkWidth) \
+    X(nvmlDeviceGetMaxPcieLinkWidth) \
+    X(nvmlDeviceGetPcieReplayCounter) \
+    X(nvmlDeviceGetNvLinkState) \
+    X(nvmlDeviceGetNvLinkErrorCounter) \
+    X(nvmlDeviceGetGpuFabricInfo) \
+    X(nvmlDeviceGetGpuFabricInfoV) \
+    X(nvmlDeviceGetComputeMode) \
+    X(nvmlDeviceGetComputeRunningProcesses_v3) \
+    X(nvmlDeviceGetPersistenceMode) \
+    X(nvmlDeviceGetPowerManagementLimit) \
+    X(nvmlDeviceGetPowerManagementDefaultLimit) \
+    X(nvmlDeviceGetApplicationsClock) \
+    X(nvmlDeviceGetDefaultApplicationsClock) \
+    X(nvmlDeviceGetMaxCustomerBoostClock) \
+    X(nvmlDeviceValidateInforom) \
+    X(nvmlDeviceGetFieldValues)
+
+/* What a GPU says of its health, and what a healthy H100 says. Clocks are in MHz, power in milliwatts. */
+#define HEALTH(X) \
+    X(ecc_mode, 1) \
+    X(ecc_mode_pending, 1) \
+    X(ecc_volatile, 0) \
+    X(ecc_aggregate, 0) \
+    X(sram_threshold_exceeded, 0) \
+    X(rows_remapped_correctable, 0) \
+    X(rows_remapped_uncorrectable, 0) \
+    X(row_remap_pending, 0) \
+    X(row_remap_failed, 0) \
+    X(pages_retired_single, UNSUPPORTED) \
+    X(pages_retired_double, UNSUPPORTED) \
+    X(page_retirement_pending, UNSUPPORTED) \
+    X(temperature, 61) \
+    X(temperature_shutdown, 95) \
+    X(temperature_slowdown, 90) \
+    X(temperature_operating, 87) \
+    X(temperature_margin, 29) \
+    X(pcie_generation_max, 5) \
+    X(pcie_width, 16) \
+    X(pcie_width_max, 16) \
+    X(pcie_replays, 0) \
+    X(nvlinks, 18) \
+    X(nvlinks_up, 0x3ffff) \
+    X(nvlink_replays, 0) \
+    X(nvlink_recoveries, 0) \
+    X(nvlink_crc_errors, 0) \
+    X(fabric_state, 3) \
+    X(fabric_status, 0) \
+    X(fabric_health, 0x1aa) \
+    X(compute_mode, 0) \
+    X(persistence, 1) \
+    X(power_limit, 700000) \
+    X(power_limit_default, 700000) \
+    X(clock_application, 1980) \
+    X(clock_application_default, 1980) \
+    X(clock_boost, 1980) \
+    X(clock_max, 1980) \
+    X(inforom, 0) \
+    X(recovery_action, 0) \
+    X(mig_pending, MIG_AS_NOW) \
+    X(memory_reserved, 0)
 
 enum function {
 #define X(name) ID_##name,
@@ -90,10 +167,38 @@ enum {
 /* Faults that are not return codes. */
 enum { HANG = -1, CRASH = -2, NOISE = -3 };
 
-enum { MAX_GPUS = 32, MAX_SLICES = 7, TEXT = 96 };
+enum { MAX_GPUS = 32, MAX_SLICES = 7, MAX_PROCESSES = 8, TEXT = 96 };
 
-/* Of every GPU: an H100's. MHz, bits, degrees, milliwatts. */
-enum { MAX_SM_CLOCK = 1980, MEMORY_CLOCK = 2619, BUS_WIDTH = 5120, TEMPERATURE = 61, POWER = 640000 };
+/* Of every GPU: an H100's. MHz, bits, milliwatts. */
+enum { MAX_SM_CLOCK = 1980, MEMORY_CLOCK = 2619, BUS_WIDTH = 5120, POWER = 640000 };
+
+#define UNSUPPORTED (~0ull - 1)
+#define MIG_AS_NOW (~0ull - 2)
+
+enum health {
+#define X(key, healthy) HEALTH_##key,
+    HEALTH(X)
+#undef X
+    HEALTH_COUNT
+};
+
+static const char *const health_keys[] = {
+#define X(key, healthy) #key,
+    HEALTH(X)
+#undef X
+};
+
+static const unsigned long long healthy[] = {
+#define X(key, healthy) healthy,
+    HEALTH(X)
+#undef X
+};
+
+struct process {
+    unsigned pid;
+    unsigned long long memory;
+    unsigned gpu_instance, compute_instance;
+};
 
 enum { MIG_UNSUPPORTED, MIG_DISABLED, MIG_ENABLED };
 
@@ -121,6 +226,10 @@ struct device {
     unsigned gpu_instance, compute_instance;
     unsigned slice_count;
     struct device *slices;
+    char vbios[TEXT];
+    unsigned long long health[HEALTH_COUNT];
+    unsigned process_count;
+    struct process processes[MAX_PROCESSES];
     int faults[FUNCTION_COUNT];
 };
 
@@ -128,6 +237,7 @@ static struct {
     char driver[TEXT], nvml[TEXT];
     unsigned long long cuda_driver;
     unsigned gpu_count;
+    unsigned says_count, says_count_later, counted;
     struct device gpus[MAX_GPUS];
     struct device slices[MAX_GPUS][MAX_SLICES];
     int faults[FUNCTION_COUNT];
@@ -250,6 +360,34 @@ static int read_slice(struct device *slice, const char *key, const char *value)
     return 0;
 }
 
+static int read_health(struct device *gpu, const char *key, const char *value)
+{
+    unsigned i;
+    for (i = 0; i < HEALTH_COUNT; i++) {
+        if (!is(key, health_keys[i]))
+            continue;
+        if (!is(value, "unsupported"))
+            return number(value, &gpu->health[i]);
+        gpu->health[i] = UNSUPPORTED;
+        return 1;
+    }
+    return 0;
+}
+
+static int read_process(struct device *gpu, const char *value)
+{
+    struct process *process = &gpu->processes[gpu->process_count];
+    char end;
+    if (gpu->process_count == MAX_PROCESSES)
+        return 0;
+    gpu->process_count++;
+    process->gpu_instance = process->compute_instance = ~0u;
+    process->memory = ~0ull; /* NVML's word for a number that it does not have */
+    if (sscanf(value, "%u unknow%c", &process->pid, &end) == 2)
+        return end == 'n';
+    return sscanf(value, "%u %llu%c", &process->pid, &process->memory, &end) == 2;
+}
+
 static int read_gpu(struct device *gpu, struct device *slices, const char *key, const char *value)
 {
     const char *rest;
@@ -281,6 +419,12 @@ static int read_gpu(struct device *gpu, struct device *slices, const char *key, 
         gpu->mig = is(value, "enabled") ? MIG_ENABLED : is(value, "disabled") ? MIG_DISABLED : MIG_UNSUPPORTED;
         return gpu->mig != MIG_UNSUPPORTED || is(value, "unsupported");
     }
+    if (is(key, "vbios"))
+        return words(value, gpu->vbios);
+    if ((rest = after(key, "health.")))
+        return read_health(gpu, rest, value);
+    if (after(key, "process."))
+        return read_process(gpu, value);
     if ((rest = after(key, "mig.")) && (rest = numbered(rest, MAX_SLICES, &j)))
         return read_slice(&slices[j], rest, value);
     if ((rest = after(key, "fault.")))
@@ -298,6 +442,10 @@ static int read_line(const char *key, const char *value)
         return words(value, node.nvml);
     if (is(key, "cuda_driver"))
         return number(value, &node.cuda_driver);
+    if (is(key, "count"))
+        return sscanf(value, "%u", &node.says_count) == 1;
+    if (is(key, "count_later"))
+        return sscanf(value, "%u", &node.says_count_later) == 1;
     if ((rest = after(key, "fault.")))
         return read_fault(node.faults, 0, rest, value);
     if ((rest = after(key, "gpu.")) && (rest = numbered(rest, MAX_GPUS, &i)))
@@ -336,6 +484,8 @@ static int read_node(void)
     for (i = 0; i < MAX_GPUS; i++) {
         node.gpus[i].minor_number = i;
         node.gpus[i].sm_clock = MAX_SM_CLOCK;
+        memcpy(node.gpus[i].health, healthy, sizeof healthy);
+        strcpy(node.gpus[i].vbios, "96.00.99.00.01");
     }
     while (fgets(line, sizeof line, file)) {
         char *key = trimmed(line), *equals = strchr(key, '='), *value;
@@ -459,6 +609,26 @@ static int give_number(unsigned value, unsigned *result)
     return OK;
 }
 
+/* A slice says nothing of the health of its GPU. */
+static int give_large(const struct device *device, enum health key, unsigned long long *result)
+{
+    NEEDS(result, INVALID_ARGUMENT);
+    NEEDS(!device->parent && device->health[key] != UNSUPPORTED, NOT_SUPPORTED);
+    *result = device->health[key];
+    return OK;
+}
+
+static int give_health(const struct device *device, enum health key, unsigned *result)
+{
+    unsigned long long value;
+    int code;
+    NEEDS(result, INVALID_ARGUMENT);
+    code = give_large(device, key, &value);
+    if (!code)
+        *result = (unsigned)value;
+    return code;
+}
+
 static int give_device(struct device *value, struct device **result)
 {
     NEEDS(result, INVALID_ARGUMENT);
@@ -547,8 +717,9 @@ int nvmlSystemGetCudaDriverVersion_v2(int *version)
 
 int nvmlDeviceGetCount_v2(unsigned *count)
 {
+    unsigned said = node.counted++ ? node.says_count_later : node.says_count;
     CALLED(nvmlDeviceGetCount_v2);
-    return give_number(node.gpu_count, count);
+    return give_number(said ? said : node.gpu_count, count);
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **device)
@@ -627,11 +798,12 @@ int nvmlDeviceGetMemoryInfo(struct device *device, struct memory *memory)
     CALLED_ON(nvmlDeviceGetMemoryInfo, device);
     NEEDS(memory, INVALID_ARGUMENT);
     memory->total = device->memory;
-    memory->used = device->used;
-    memory->free = device->memory - device->used;
+    memory->used = device->used + (device->parent ? 0 : device->health[HEALTH_memory_reserved]);
+    memory->free = memory->total - memory->used;
     return OK;
 }
 
+#ifndef OLD_DRIVER
 struct memory_v2 {
     unsigned version;
     unsigned long long total, reserved, free, used;
@@ -643,11 +815,12 @@ int nvmlDeviceGetMemoryInfo_v2(struct device *device, struct memory_v2 *memory)
     NEEDS(memory, INVALID_ARGUMENT);
     NEEDS(memory->version == (sizeof *memory | 2u << 24), ARGUMENT_VERSION_MISMATCH);
     memory->total = device->memory;
-    memory->reserved = 0;
+    memory->reserved = device->parent ? 0 : device->health[HEALTH_memory_reserved];
     memory->used = device->used;
-    memory->free = device->memory - device->used;
+    memory->free = device->memory - device->used - memory->reserved;
     return OK;
 }
+#endif
 
 int nvmlDeviceGetCudaComputeCapability(struct device *device, int *major, int *minor)
 {
@@ -667,6 +840,7 @@ int nvmlDeviceGetMinorNumber(struct device *device, unsigned *minor)
     return give_number(device->minor_number, minor);
 }
 
+#ifndef OLD_DRIVER
 int nvmlDeviceGetCurrentClocksEventReasons(struct device *device, unsigned long long *reasons)
 {
     CALLED_ON(nvmlDeviceGetCurrentClocksEventReasons, device);
@@ -675,6 +849,7 @@ int nvmlDeviceGetCurrentClocksEventReasons(struct device *device, unsigned long 
     *reasons = device->clock_reasons;
     return OK;
 }
+#endif
 
 int nvmlDeviceGetCurrentClocksThrottleReasons(struct device *device, unsigned long long *reasons)
 {
@@ -700,7 +875,9 @@ int nvmlDeviceGetMaxClockInfo(struct device *device, int clock, unsigned *mhz)
     CALLED_ON(nvmlDeviceGetMaxClockInfo, device);
     NEEDS(!device->parent, NOT_SUPPORTED);
     NEEDS(clock == CLOCK_SM || clock == CLOCK_MEMORY, INVALID_ARGUMENT);
-    return give_number(clock == CLOCK_SM ? MAX_SM_CLOCK : MEMORY_CLOCK, mhz);
+    if (clock == CLOCK_SM)
+        return give_health(device, HEALTH_clock_max, mhz);
+    return give_number(MEMORY_CLOCK, mhz);
 }
 
 int nvmlDeviceGetMemoryBusWidth(struct device *device, unsigned *bits)
@@ -715,7 +892,7 @@ int nvmlDeviceGetTemperature(struct device *device, int sensor, unsigned *degree
     CALLED_ON(nvmlDeviceGetTemperature, device);
     NEEDS(!device->parent, NOT_SUPPORTED);
     NEEDS(sensor == 0, INVALID_ARGUMENT); /* NVML_TEMPERATURE_GPU */
-    return give_number(TEMPERATURE, degrees);
+    return give_health(device, HEALTH_temperature, degrees);
 }
 
 int nvmlDeviceGetPowerUsage(struct device *device, unsigned *milliwatts)
@@ -730,7 +907,8 @@ int nvmlDeviceGetMigMode(struct device *device, unsigned *current, unsigned *pen
     CALLED_ON(nvmlDeviceGetMigMode, device);
     NEEDS(current && pending, INVALID_ARGUMENT);
     NEEDS(!device->parent && device->mig != MIG_UNSUPPORTED, NOT_SUPPORTED);
-    *current = *pending = device->mig == MIG_ENABLED;
+    *current = device->mig == MIG_ENABLED;
+    *pending = device->health[HEALTH_mig_pending] == MIG_AS_NOW ? *current : (unsigned)device->health[HEALTH_mig_pending];
     return OK;
 }
 
@@ -770,3 +948,302 @@ int nvmlDeviceGetComputeInstanceId(struct device *device, unsigned *id)
     NEEDS(device->parent, NOT_SUPPORTED);
     return give_number(device->compute_instance, id);
 }
+
+/* ---- health -------------------------------------------------------------------------------------------------- */
+
+int nvmlDeviceGetVbiosVersion(struct device *device, char *version, unsigned length)
+{
+    CALLED_ON(nvmlDeviceGetVbiosVersion, device);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    return give_words(device->vbios, version, length);
+}
+
+int nvmlDeviceGetEccMode(struct device *device, unsigned *current, unsigned *pending)
+{
+    int code;
+    CALLED_ON(nvmlDeviceGetEccMode, device);
+    code = give_health(device, HEALTH_ecc_mode, current);
+    return code ? code : give_health(device, HEALTH_ecc_mode_pending, pending);
+}
+
+enum { ECC_UNCORRECTED = 1, ECC_VOLATILE = 0, ECC_AGGREGATE = 1 };
+
+int nvmlDeviceGetTotalEccErrors(struct device *device, int kind, int counter, unsigned long long *count)
+{
+    CALLED_ON(nvmlDeviceGetTotalEccErrors, device);
+    NEEDS(kind == ECC_UNCORRECTED, INVALID_ARGUMENT);
+    NEEDS(counter == ECC_VOLATILE || counter == ECC_AGGREGATE, INVALID_ARGUMENT);
+    return give_large(device, counter == ECC_VOLATILE ? HEALTH_ecc_volatile : HEALTH_ecc_aggregate, count);
+}
+
+int nvmlDeviceGetRemappedRows(struct device *device, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                              unsigned *failed)
+{
+    int code;
+    CALLED_ON(nvmlDeviceGetRemappedRows, device);
+    code = give_health(device, HEALTH_rows_remapped_correctable, corrected);
+    code = code ? code : give_health(device, HEALTH_rows_remapped_uncorrectable, uncorrected);
+    code = code ? code : give_health(device, HEALTH_row_remap_pending, pending);
+    return code ? code : give_health(device, HEALTH_row_remap_failed, failed);
+}
+
+int nvmlDeviceGetRetiredPages(struct device *device, int cause, unsigned *count, unsigned long long *addresses)
+{
+    unsigned pages, i;
+    int code;
+    CALLED_ON(nvmlDeviceGetRetiredPages, device);
+    NEEDS(count && (cause == 0 || cause == 1), INVALID_ARGUMENT);
+    code = give_health(device, cause ? HEALTH_pages_retired_double : HEALTH_pages_retired_single, &pages);
+    NEEDS(!code, code);
+    if (*count < pages) {
+        *count = pages;
+        return INSUFFICIENT_SIZE;
+    }
+    *count = pages;
+    for (i = 0; addresses && i < pages; i++)
+        addresses[i] = 0x10000ull * (i + 1);
+    return OK;
+}
+
+int nvmlDeviceGetRetiredPagesPendingStatus(struct device *device, unsigned *pending)
+{
+    CALLED_ON(nvmlDeviceGetRetiredPagesPendingStatus, device);
+    return give_health(device, HEALTH_page_retirement_pending, pending);
+}
+
+int nvmlDeviceGetTemperatureThreshold(struct device *device, int kind, unsigned *degrees)
+{
+    static const enum health keys[] = {
+        HEALTH_temperature_shutdown, HEALTH_temperature_slowdown, HEALTH_COUNT, HEALTH_temperature_operating,
+    };
+    CALLED_ON(nvmlDeviceGetTemperatureThreshold, device);
+    NEEDS(kind == 0 || kind == 1 || kind == 3, NOT_SUPPORTED);
+    return give_health(device, keys[kind], degrees);
+}
+
+int nvmlDeviceGetMaxPcieLinkGeneration(struct device *device, unsigned *generation)
+{
+    CALLED_ON(nvmlDeviceGetMaxPcieLinkGeneration, device);
+    return give_health(device, HEALTH_pcie_generation_max, generation);
+}
+
+int nvmlDeviceGetCurrPcieLinkWidth(struct device *device, unsigned *width)
+{
+    CALLED_ON(nvmlDeviceGetCurrPcieLinkWidth, device);
+    return give_health(device, HEALTH_pcie_width, width);
+}
+
+int nvmlDeviceGetMaxPcieLinkWidth(struct device *device, unsigned *width)
+{
+    CALLED_ON(nvmlDeviceGetMaxPcieLinkWidth, device);
+    return give_health(device, HEALTH_pcie_width_max, width);
+}
+
+int nvmlDeviceGetPcieReplayCounter(struct device *device, unsigned *replays)
+{
+    CALLED_ON(nvmlDeviceGetPcieReplayCounter, device);
+    return give_health(device, HEALTH_pcie_replays, replays);
+}
+
+/* A link that the GPU has not is an argument that is not valid, as on a B200 from link 18 on. */
+static int find_link(const struct device *device, unsigned link)
+{
+    unsigned links;
+    int code = give_health(device, HEALTH_nvlinks, &links);
+    NEEDS(!code, code);
+    return link < links ? OK : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetNvLinkState(struct device *device, unsigned link, unsigned *active)
+{
+    int code;
+    CALLED_ON(nvmlDeviceGetNvLinkState, device);
+    code = find_link(device, link);
+    return code ? code : give_number(device->health[HEALTH_nvlinks_up] >> link & 1, active);
+}
+
+/* All of a GPU's errors are those of its link 0. */
+int nvmlDeviceGetNvLinkErrorCounter(struct device *device, unsigned link, int counter, unsigned long long *count)
+{
+    static const enum health keys[] = {
+        HEALTH_nvlink_replays, HEALTH_nvlink_recoveries, HEALTH_nvlink_crc_errors,
+    };
+    int code;
+    CALLED_ON(nvmlDeviceGetNvLinkErrorCounter, device);
+    NEEDS(counter >= 0 && counter < 3, INVALID_ARGUMENT);
+    code = find_link(device, link);
+    code = code ? code : give_large(device, keys[counter], count);
+    if (!code && link)
+        *count = 0;
+    return code;
+}
+
+struct fabric_info {
+    unsigned char cluster[16];
+    int status;
+    unsigned clique;
+    unsigned state;
+};
+
+struct fabric_info_v2 {
+    unsigned version;
+    unsigned char cluster[16];
+    int status;
+    unsigned clique;
+    unsigned state;
+    unsigned health;
+};
+
+int nvmlDeviceGetGpuFabricInfo(struct device *device, struct fabric_info *info)
+{
+    int code;
+    CALLED_ON(nvmlDeviceGetGpuFabricInfo, device);
+    NEEDS(info, INVALID_ARGUMENT);
+    memset(info, 0, sizeof *info);
+    code = give_health(device, HEALTH_fabric_state, &info->state);
+    return code ? code : give_health(device, HEALTH_fabric_status, (unsigned *)&info->status);
+}
+
+int nvmlDeviceGetComputeMode(struct device *device, unsigned *mode)
+{
+    CALLED_ON(nvmlDeviceGetComputeMode, device);
+    return give_health(device, HEALTH_compute_mode, mode);
+}
+
+int nvmlDeviceGetPersistenceMode(struct device *device, unsigned *mode)
+{
+    CALLED_ON(nvmlDeviceGetPersistenceMode, device);
+    return give_health(device, HEALTH_persistence, mode);
+}
+
+int nvmlDeviceGetPowerManagementLimit(struct device *device, unsigned *milliwatts)
+{
+    CALLED_ON(nvmlDeviceGetPowerManagementLimit, device);
+    return give_health(device, HEALTH_power_limit, milliwatts);
+}
+
+int nvmlDeviceGetPowerManagementDefaultLimit(struct device *device, unsigned *milliwatts)
+{
+    CALLED_ON(nvmlDeviceGetPowerManagementDefaultLimit, device);
+    return give_health(device, HEALTH_power_limit_default, milliwatts);
+}
+
+static int give_clock(const struct device *device, int clock, enum health key, unsigned *mhz)
+{
+    NEEDS(clock == CLOCK_SM || clock == CLOCK_MEMORY, INVALID_ARGUMENT);
+    return clock == CLOCK_SM ? give_health(device, key, mhz) : give_number(MEMORY_CLOCK, mhz);
+}
+
+int nvmlDeviceGetApplicationsClock(struct device *device, int clock, unsigned *mhz)
+{
+    CALLED_ON(nvmlDeviceGetApplicationsClock, device);
+    return give_clock(device, clock, HEALTH_clock_application, mhz);
+}
+
+int nvmlDeviceGetDefaultApplicationsClock(struct device *device, int clock, unsigned *mhz)
+{
+    CALLED_ON(nvmlDeviceGetDefaultApplicationsClock, device);
+    return give_clock(device, clock, HEALTH_clock_application_default, mhz);
+}
+
+int nvmlDeviceGetMaxCustomerBoostClock(struct device *device, int clock, unsigned *mhz)
+{
+    CALLED_ON(nvmlDeviceGetMaxCustomerBoostClock, device);
+    return give_clock(device, clock, HEALTH_clock_boost, mhz);
+}
+
+/* Its return code is what it has to say. */
+int nvmlDeviceValidateInforom(struct device *device)
+{
+    unsigned code;
+    int refused;
+    CALLED_ON(nvmlDeviceValidateInforom, device);
+    refused = give_health(device, HEALTH_inforom, &code);
+    return refused ? refused : (int)code;
+}
+
+enum { FIELD_RECOVERY_ACTION = 230, VALUE_UNSIGNED_INT = 1 };
+
+struct field_value {
+    unsigned field, scope;
+    long long timestamp, latency;
+    int type, code;
+    union {
+        unsigned number;
+        unsigned long long large;
+    } value;
+};
+
+int nvmlDeviceGetFieldValues(struct device *device, int count, struct field_value *values)
+{
+    int i;
+    CALLED_ON(nvmlDeviceGetFieldValues, device);
+    NEEDS(values && count > 0, INVALID_ARGUMENT);
+    for (i = 0; i < count; i++) {
+        values[i].type = VALUE_UNSIGNED_INT;
+#ifdef OLD_DRIVER
+        values[i].code = INVALID_ARGUMENT;
+#else
+        values[i].code = values[i].field == FIELD_RECOVERY_ACTION
+            ? give_health(device, HEALTH_recovery_action, &values[i].value.number) : NOT_SUPPORTED;
+#endif
+    }
+    return OK;
+}
+
+#ifndef OLD_DRIVER
+struct sram_status {
+    unsigned version;
+    unsigned long long counts[11];
+    unsigned threshold_exceeded;
+};
+
+int nvmlDeviceGetSramEccErrorStatus(struct device *device, struct sram_status *status)
+{
+    CALLED_ON(nvmlDeviceGetSramEccErrorStatus, device);
+    NEEDS(status, INVALID_ARGUMENT);
+    NEEDS(status->version == (sizeof *status | 1u << 24), ARGUMENT_VERSION_MISMATCH);
+    memset(status->counts, 0, sizeof status->counts);
+    return give_health(device, HEALTH_sram_threshold_exceeded, &status->threshold_exceeded);
+}
+
+struct margin {
+    unsigned version;
+    int degrees;
+};
+
+int nvmlDeviceGetMarginTemperature(struct device *device, struct margin *margin)
+{
+    CALLED_ON(nvmlDeviceGetMarginTemperature, device);
+    NEEDS(margin, INVALID_ARGUMENT);
+    NEEDS(margin->version == (sizeof *margin | 1u << 24), ARGUMENT_VERSION_MISMATCH);
+    return give_health(device, HEALTH_temperature_margin, (unsigned *)&margin->degrees);
+}
+
+int nvmlDeviceGetGpuFabricInfoV(struct device *device, struct fabric_info_v2 *info)
+{
+    int code;
+    CALLED_ON(nvmlDeviceGetGpuFabricInfoV, device);
+    NEEDS(info, INVALID_ARGUMENT);
+    NEEDS(info->version == (sizeof *info | 2u << 24), ARGUMENT_VERSION_MISMATCH);
+    memset(info->cluster, 0, sizeof info->cluster);
+    info->clique = 0;
+    code = give_health(device, HEALTH_fabric_state, &info->state);
+    code = code ? code : give_health(device, HEALTH_fabric_status, (unsigned *)&info->status);
+    return code ? code : give_health(device, HEALTH_fabric_health, &info->health);
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(struct device *device, unsigned *count, struct process *processes)
+{
+    unsigned room;
+    CALLED_ON(nvmlDeviceGetComputeRunningProcesses_v3, device);
+    NEEDS(count, INVALID_ARGUMENT);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    room = *count;
+    *count = device->process_count;
+    NEEDS(room >= device->process_count, INSUFFICIENT_SIZE);
+    if (processes)
+        memcpy(processes, device->processes, device->process_count * sizeof *processes);
+    return OK;
+}
+#endif

@@ -55,7 +55,10 @@ _MEMORY_FLOOR = {"datacenter": 1 << 30, "other": 2 << 30}
 
 @check()
 def can_be_read(gpu: Gpu, machine: Machine) -> None:
-    """The GPU answers every question about its health."""
+    """The GPU answers every question about its health.
+
+    Fix: read the kernel log for the GPU's Xid, reset the GPU or reboot the node.
+    """
     found, culprit = machine.health.of(gpu.index), machine.unread_gpu
     if found is None and culprit != gpu.index:
         wait_for(f"health::can_be_read[gpu{culprit}]", f"GPU {culprit} stopped answering")
@@ -80,7 +83,10 @@ def can_be_read(gpu: Gpu, machine: Machine) -> None:
 
 @check()
 def count_is_stable(gpus: tuple[Gpu, ...], machine: Machine) -> None:
-    """The driver counts as many GPUs after asking all of them as before."""
+    """The driver counts as many GPUs after asking all of them as before.
+
+    Fix: reboot the node; replace it if GPUs go away again.
+    """
     counts = machine.health.counts
     if counts is None and machine.unread_gpu is not None:
         wait_for(f"health::can_be_read[gpu{machine.unread_gpu}]", "not every GPU could be asked")
@@ -100,7 +106,10 @@ def count_is_stable(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 
 @check()
 def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The driver does not want the GPU to be reset or the machine to be rebooted."""
+    """The driver does not want the GPU to be reset or the machine to be rebooted.
+
+    Fix: do what the driver asks for: stop what uses the GPU and reset it, or reboot the node.
+    """
     action = gpu_health.recovery_action
     if action is None:
         _end(gpu_health, "recovery_action")
@@ -124,7 +133,10 @@ def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check()
 def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The GPU's memory has had no error that could not be corrected."""
+    """The GPU's memory has had no error that could not be corrected.
+
+    Fix: reset the GPU or reboot the node; replace a GPU that has errors again.
+    """
     errors = gpu_health.ecc
     if gpu_health.sram_threshold_exceeded:
         fail(
@@ -162,7 +174,10 @@ def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def corrects_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """Error correction (ECC) is on, on a GPU for data centres."""
+    """Error correction (ECC) is on, on a GPU for data centres.
+
+    Fix: turn it on, which takes a reboot: nvidia-smi -e 1.
+    """
     _require_data_centre(gpu)
     if gpu_health.ecc_enabled is None:
         _end(gpu_health, "ecc_enabled")
@@ -177,7 +192,10 @@ def corrects_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check()
 def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """Every bad row of the GPU's memory has been replaced by a spare one."""
+    """Every bad row of the GPU's memory has been replaced by a spare one.
+
+    Fix: reset the GPU to take the new rows into use; replace it where remapping failed.
+    """
     rows = gpu_health.remapped_rows
     if rows is None:
         _end(gpu_health, "remapped_rows")
@@ -202,7 +220,10 @@ def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check()
 def pages_are_retired(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """Every bad page of the GPU's memory is out of use, and they are few (before Ampere)."""
+    """Every bad page of the GPU's memory is out of use, and they are few (before Ampere).
+
+    Fix: reboot the node to take the pages out of use; replace a GPU with too many.
+    """
     pages = gpu_health.retired_pages
     if pages is None:
         _end(gpu_health, "retired_pages")
@@ -238,7 +259,10 @@ def pages_are_retired(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def memory_is_free(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """Nobody else holds much of the GPU's memory."""
+    """Nobody else holds much of the GPU's memory.
+
+    Fix: stop the processes that the finding names, or choose other GPUs.
+    """
     if gpu_health.mig_mode:
         not_applicable(f"GPU {gpu.index} is in MIG mode: each slice has memory of its own")
     memory = gpu_health.memory
@@ -287,7 +311,10 @@ def _gib(size: float) -> str:
 
 @check()
 def is_not_slowed_down(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The hardware does not hold the GPU's clock down, for heat or for power."""
+    """The hardware does not hold the GPU's clock down, for heat or for power.
+
+    Fix: look at cooling, power supply and power cables of the node.
+    """
     reasons = gpu_health.clock_reasons
     if reasons is None:
         _end(gpu_health, "clock_reasons")
@@ -317,7 +344,10 @@ def is_not_slowed_down(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check()
 def is_cool(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The GPU is cooler than the temperatures at which it slows down or shuts down."""
+    """The GPU is cooler than the temperatures at which it slows down or shuts down.
+
+    Fix: look at fans, air flow and coolant of the node.
+    """
     found = gpu_health
     if found.temperature is None:
         _end(found, "temperature")
@@ -353,7 +383,10 @@ def is_cool(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def has_full_power(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The GPU may draw as much power as it is made for."""
+    """The GPU may draw as much power as it is made for.
+
+    Fix: set the power limit back: nvidia-smi -pl.
+    """
     limit, default = gpu_health.power_limit, gpu_health.default_power_limit
     if limit is None or default is None:
         _end(gpu_health, "power_limit", "default_power_limit")
@@ -367,7 +400,10 @@ def has_full_power(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """No setting keeps the GPU's clock below what it is by default."""
+    """No setting keeps the GPU's clock below what it is by default.
+
+    Fix: take the settings back: nvidia-smi -rac, -rgc.
+    """
     found = gpu_health
     set_to, default = found.application_clock, found.default_application_clock
     if set_to is not None and default is not None and set_to < _AS_GOOD_AS_ALL * default:
@@ -394,7 +430,10 @@ def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def host_link_is_wide(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
-    """The GPU's PCIe link to the host has all its lanes."""
+    """The GPU's PCIe link to the host has all its lanes.
+
+    Fix: reseat the GPU, look at riser and slot.
+    """
     model = _model(gpu)
     if model is None or model.segment != "datacenter":
         not_applicable(f"{gpu.name or 'this GPU'} may use fewer lanes while it is idle")
@@ -432,7 +471,10 @@ def host_link_is_wide(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
 
 @check(severity="warning")
 def host_link_is_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """Packets on the GPU's PCIe link rarely have to be sent again."""
+    """Packets on the GPU's PCIe link rarely have to be sent again.
+
+    Fix: reseat the GPU, look at riser and slot.
+    """
     replays = gpu_health.pcie_replays
     if replays is None:
         _end(gpu_health, "pcie_replays")
@@ -458,7 +500,10 @@ def _uptime_s() -> float:
 
 @check()
 def nvlinks_are_up(gpu: Gpu, gpu_health: GpuHealth, driver: GpuEnv, machine: Machine) -> None:
-    """Every NVLink that this model of GPU has is up."""
+    """Every NVLink that this model of GPU has is up.
+
+    Fix: reset the GPUs together or reboot the node; replace it where links stay down.
+    """
     expected = _nvlinks(gpu, gpu_health)
     links = gpu_health.nvlinks
     if links is None:
@@ -505,7 +550,10 @@ def _nvlinks(gpu: Gpu, health: GpuHealth) -> int:
 
 @check(severity="warning")
 def nvlinks_are_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """No NVLink had to send packets again, or to be trained again."""
+    """No NVLink had to send packets again, or to be trained again.
+
+    Fix: watch them; replace the node where errors go on.
+    """
     errors = gpu_health.nvlink_errors
     if errors is None:
         _end(gpu_health, "nvlink_errors")
@@ -552,7 +600,10 @@ _FABRIC_CONFIGURATIONS = {
 
 @check()
 def fabric_is_ready(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The GPU has joined its NVSwitch fabric, and the fabric is healthy."""
+    """The GPU has joined its NVSwitch fabric, and the fabric is healthy.
+
+    Fix: start nvidia-fabricmanager in the driver's version, and reboot the node where the fabric stays down.
+    """
     fabric = gpu_health.fabric
     if fabric is None:
         _end(gpu_health, "fabric")
@@ -607,7 +658,10 @@ def _judge_fabric(gpu: Gpu, health: int) -> None:
 
 @check()
 def allows_compute(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The GPU's compute mode lets programs use it."""
+    """The GPU's compute mode lets programs use it.
+
+    Fix: set the compute mode back: nvidia-smi -c 0.
+    """
     mode = gpu_health.compute_mode
     if mode is None:
         _end(gpu_health, "compute_mode")
@@ -625,7 +679,10 @@ def allows_compute(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def mig_mode_is_settled(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The GPU's MIG mode is the one that was asked for."""
+    """The GPU's MIG mode is the one that was asked for.
+
+    Fix: stop what uses the GPU and reset it.
+    """
     current, pending = gpu_health.mig_mode, gpu_health.mig_mode_pending
     if current is None or pending is None:
         _end(gpu_health, "mig_mode", "mig_mode_pending")
@@ -641,7 +698,10 @@ def mig_mode_is_settled(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def stays_initialised(gpu: Gpu, gpu_health: GpuHealth, host: Host) -> None:
-    """The driver keeps the GPU initialised while no program uses it (persistence mode)."""
+    """The driver keeps the GPU initialised while no program uses it (persistence mode).
+
+    Fix: start nvidia-persistenced.
+    """
     _require_data_centre(gpu)
     if gpu_health.persistence is None:
         _end(gpu_health, "persistence")
@@ -657,7 +717,10 @@ def stays_initialised(gpu: Gpu, gpu_health: GpuHealth, host: Host) -> None:
 
 @check(severity="warning")
 def inforom_is_valid(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """The GPU's InfoROM, in which it keeps its memory's repairs, is not damaged."""
+    """The GPU's InfoROM, in which it keeps its memory's repairs, is not damaged.
+
+    Fix: reset the GPU; replace it where the damage stays.
+    """
     if gpu_health.inforom is None:
         _end(gpu_health, "inforom")
     if gpu_health.inforom == CORRUPTED_INFOROM:
@@ -672,7 +735,10 @@ def inforom_is_valid(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning", needs=["answering_gpus"])
 def gpus_are_alike(gpus: tuple[Gpu, ...], machine: Machine) -> None:
-    """All GPUs of the machine are of one model, firmware, memory size and power limit."""
+    """All GPUs of the machine are of one model, firmware, memory size and power limit.
+
+    Fix: bring the GPU that differs in line with the others.
+    """
     if len(gpus) == 1:
         not_applicable("there is one GPU")
     if not all(_is_for_data_centres(gpu) for gpu in gpus):
@@ -713,7 +779,10 @@ def _difference(what: str, gpus: Sequence[Gpu], question: Callable[[Gpu], Any]) 
 
 @check()
 def has_no_xid(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
-    """The kernel's log has no error report (Xid) of this GPU that needs more than a program's restart."""
+    """The kernel's log has no error report (Xid) of this GPU that needs more than a program's restart.
+
+    Fix: do what the finding names for this Xid: reset, reboot or replace.
+    """
     log = _readable(machine.kernel_log)
     address = kernel_log.address_of(gpu.pci_address)
     if address is None:
@@ -786,7 +855,10 @@ def _describe_xids(found: Iterable[Xid]) -> str:
 
 @check()
 def no_gpu_is_lost(driver: GpuEnv, gpus: tuple[Gpu, ...], machine: Machine, host: Host) -> None:
-    """The kernel's log has no error report (Xid) of a GPU that the driver no longer shows."""
+    """The kernel's log has no error report (Xid) of a GPU that the driver no longer shows.
+
+    Fix: reboot the node; replace it where the GPU stays away.
+    """
     log = _readable(machine.kernel_log)
     if driver.hidden_gpus or host.container:
         not_applicable("the log also has the GPUs that are not this job's or this container's")
@@ -809,7 +881,10 @@ def no_gpu_is_lost(driver: GpuEnv, gpus: tuple[Gpu, ...], machine: Machine, host
 
 @check()
 def no_switch_failed(gpus: tuple[Gpu, ...], machine: Machine) -> None:
-    """The kernel's log has no fatal error report (SXid) of an NVSwitch."""
+    """The kernel's log has no fatal error report (SXid) of an NVSwitch.
+
+    Fix: reboot the node; replace it where the error comes again.
+    """
     log = _readable(machine.kernel_log)
     fatal = [error for error in log.switch_errors if error.is_fatal]
     if fatal:

@@ -70,7 +70,10 @@ def has_glibc_for_torch(host: Host, machine: Machine) -> None:
 
 @check(needs=["linux"])
 def has_python_for_torch(host: Host, machine: Machine) -> None:
-    """PyTorch has wheels for this Python."""
+    """PyTorch has wheels for this Python.
+
+    Fix: use a 64-bit Python of a version that PyTorch has wheels for.
+    """
     if machine.torch_build.version is None and (problem := rules.python_problem(host)):
         newest = facts.newest_python()
         fail(
@@ -85,7 +88,10 @@ def has_python_for_torch(host: Host, machine: Machine) -> None:
 
 @check(needs=["linux"])
 def shared_memory_works(storage: Storage) -> None:
-    """Shared memory can be written."""
+    """Shared memory can be written.
+
+    Fix: mount /dev/shm, writable, and empty it; for a container: docker run --ipc=host, or --shm-size.
+    """
     folder = _shared_memory(storage)
     problem, fix = folder.problem, _shared_memory_of_the_machine()
     if folder.nearest != storages.SHARED_MEMORY:
@@ -102,7 +108,10 @@ def shared_memory_works(storage: Storage) -> None:
 
 @check(severity="warning", needs=["linux"])
 def shared_memory_is_enough(storage: Storage, machine: Machine) -> None:
-    """Shared memory has room for data loaders and for GPUs that work together."""
+    """Shared memory has room for data loaders and for GPUs that work together.
+
+    Fix: give the container more: docker run --ipc=host, or --shm-size; in Kubernetes an emptyDir of medium Memory.
+    """
     folder = _shared_memory(storage)
     if folder.in_memory is False:
         fail(
@@ -157,7 +166,10 @@ def _larger_shared_memory(host: Host) -> list[str]:
 
 @check(severity="warning", needs=["linux"])
 def locks_memory_for_rdma(machine: Machine) -> None:
-    """The network adapters may lock the memory that they read and write."""
+    """The network adapters may lock the memory that they read and write.
+
+    Fix: lift the limit of locked memory: ulimit -l unlimited, or docker run --ulimit memlock=-1.
+    """
     limits = machine.limits
     if not limits.rdma_devices:
         not_applicable("no RDMA device (InfiniBand, RoCE, EFA) is here")
@@ -179,7 +191,10 @@ def locks_memory_for_rdma(machine: Machine) -> None:
 
 @check(severity="warning", needs=["linux"])
 def opens_enough_files(machine: Machine) -> None:
-    """A process may open as many files as data loaders need."""
+    """A process may open as many files as data loaders need.
+
+    Fix: raise the limit: ulimit -n, or LimitNOFILE of the service.
+    """
     limits, needed = machine.limits, facts.threshold("open_files")
     if limits.open_files is not None and limits.open_files < needed:
         hard = limits.open_files_hard
@@ -194,7 +209,10 @@ def opens_enough_files(machine: Machine) -> None:
 
 @check(severity="warning", needs=["linux"])
 def starts_enough_processes(machine: Machine) -> None:
-    """The user and the control group may start the processes of training."""
+    """The user and the control group may start the processes of training.
+
+    Fix: raise the limit: ulimit -u, docker run --pids-limit, or TasksMax of the service.
+    """
     limits, needed = machine.limits, facts.threshold("tasks_per_gpu") * _gpus(machine)
     why = "ranks, their threads and data loaders count: 'Resource temporarily unavailable' in the middle of a start"
     if limits.tasks and limits.tasks.left < needed:
@@ -219,7 +237,10 @@ def starts_enough_processes(machine: Machine) -> None:
 
 @check(severity="warning", needs=["linux"])
 def address_space_is_unlimited(machine: Machine) -> None:
-    """No limit is set on the addresses of this process."""
+    """No limit is set on the addresses of this process.
+
+    Fix: lift the limit: ulimit -v unlimited.
+    """
     if (limit := machine.limits.address_space) is not None:
         fail(
             f"the address space of this process is limited to {_size(limit)} (ulimit -v), expected unlimited",
@@ -230,7 +251,10 @@ def address_space_is_unlimited(machine: Machine) -> None:
 
 @check(severity="warning", needs=["linux"])
 def may_use_enough_memory(machine: Machine) -> None:
-    """No control group holds this job to less memory than its GPUs need."""
+    """No control group holds this job to less memory than its GPUs need.
+
+    Fix: ask the scheduler, or the container, for more memory.
+    """
     needed = facts.threshold("memory_per_gpu") * _gpus(machine)
     if (limit := _low_memory_limit(machine, needed)) is not None:
         total = machine.limits.memory_total
@@ -252,7 +276,10 @@ def _low_memory_limit(machine: Machine, needed: int) -> int | None:
 
 @check(severity="warning", needs=["linux"])
 def memory_is_available(machine: Machine) -> None:
-    """Memory is available now, and nothing waits for it."""
+    """Memory is available now, and nothing waits for it.
+
+    Fix: stop what holds the memory, or use a machine with more.
+    """
     limits, needed = machine.limits, facts.threshold("available_memory")
     if limits.memory_available is None:
         not_applicable("the kernel does not say how much memory is available (/proc/meminfo)")
@@ -284,7 +311,10 @@ def memory_is_available(machine: Machine) -> None:
 
 @check(severity="warning", needs=["linux"])
 def may_use_enough_cores(machine: Machine) -> None:
-    """No limit holds this job to fewer processor cores than its GPUs need."""
+    """No limit holds this job to fewer processor cores than its GPUs need.
+
+    Fix: ask the scheduler, or the container, for more processor cores.
+    """
     limits, needed = machine.limits, facts.threshold("cores_per_gpu") * _gpus(machine)
     if limits.cores < min(needed, limits.online_cores):
         fail(
@@ -304,7 +334,10 @@ def _ask_for_more(what: str, docker: str, slurm: str) -> list[str]:
 
 @check(severity="warning", needs=["linux"])
 def processors_are_not_held_slow(machine: Machine) -> None:
-    """No governor holds the processors at their lowest frequency."""
+    """No governor holds the processors at their lowest frequency.
+
+    Fix: set the governor performance.
+    """
     scaling = machine.scaling
     if not scaling:
         not_applicable("nothing here sets the frequency of the processors (a virtual machine, or no driver)")
@@ -321,7 +354,10 @@ def processors_are_not_held_slow(machine: Machine) -> None:
 
 @check(severity="warning", needs=["linux"])
 def is_near_its_gpus(gpus: tuple[Gpu, ...], machine: Machine) -> None:
-    """Of each GPU's socket this process may use a processor."""
+    """Of each GPU's socket this process may use a processor.
+
+    Fix: bind the process to the processors of its GPUs' socket, or to none.
+    """
     places = [(gpu, place) for gpu in gpus if (place := processors.placement(gpu.pci_address))]
     if not places:
         not_applicable("the machine does not say which NUMA node its GPUs are on")
@@ -347,7 +383,10 @@ def is_near_its_gpus(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 
 @check(needs=["linux"])
 def folders_answer(machine: Machine) -> None:
-    """The folders that training writes to answer."""
+    """The folders that training writes to answer.
+
+    Fix: look at the file server; reboot the node where the mount stays hung.
+    """
     if machine.storage.failure and not machine.storage.hangs:
         wait_for(None, f"the folders could not be looked at: {machine.storage.failure}")
     if machine.storage.failure:
@@ -364,7 +403,10 @@ def folders_answer(machine: Machine) -> None:
 
 @check(needs=["linux"])
 def temporary_folder_works(storage: Storage) -> None:
-    """Temporary files can be written."""
+    """Temporary files can be written.
+
+    Fix: name a folder that this user can write in TMPDIR, or make room.
+    """
     told = storage.of("TMPDIR")
     candidates = [folder for folder in storage.folders if {"TMPDIR", storages.SPARE} & set(folder.names)]
     broken = {folder.path: problem for folder in candidates if (problem := _unusable(folder))}
@@ -390,7 +432,10 @@ def _unusable(folder: Folder) -> str | None:
 
 @check(severity="warning", needs=["linux"])
 def caches_can_be_written(storage: Storage) -> None:
-    """HOME and the caches of BioNeMo, PyTorch, Hugging Face and Triton can be written."""
+    """HOME and the caches of BioNeMo, PyTorch, Hugging Face and Triton can be written.
+
+    Fix: name folders that this user can write in the variables that the finding names.
+    """
     broken = [folder for folder in storage.folders if folder.problem and _is_cache(folder, storage)]
     if broken:
         # What is below one folder has one cause.
@@ -406,7 +451,10 @@ def caches_can_be_written(storage: Storage) -> None:
 
 @check(severity="warning", needs=["linux"])
 def disk_has_room(storage: Storage) -> None:
-    """The caches and the folder for temporary files have room."""
+    """The caches and the folder for temporary files have room.
+
+    Fix: make room, or move the caches to a larger disk with the variables that the finding names.
+    """
     places: dict[str, list[Folder]] = {}
     for folder in storage.folders:
         is_for_others = storages.SHARED_MEMORY in folder.names or folder.names == (storages.SPARE,)
@@ -444,7 +492,10 @@ def _lack(folders: list[Folder]) -> str | None:
 
 @check(severity="warning", needs=["linux"])
 def compiled_code_runs(storage: Storage) -> None:
-    """What Triton, Inductor and PyTorch's extensions compile can be loaded from where they keep it."""
+    """What Triton, Inductor and PyTorch's extensions compile can be loaded from where they keep it.
+
+    Fix: move the cache that the finding names to a file system that is not mounted noexec.
+    """
     closed = [folder for folder in storage.folders if not folder.runs_code and set(folder.names) & set(_COMPILED)]
     if closed:
         names = [name for folder in closed for name in folder.names if name in _COMPILED]
@@ -483,7 +534,10 @@ def _is_cache(folder: Folder, storage: Storage) -> bool:
 
 @check(severity="warning", needs=["linux"])
 def clock_is_right(machine: Machine) -> None:
-    """The clock shows a time that can be."""
+    """The clock shows a time that can be.
+
+    Fix: set the clock.
+    """
     clock, known = machine.clock, facts.clock()
     problem = None
     if clock.now < known.earliest:
@@ -502,7 +556,10 @@ def clock_is_right(machine: Machine) -> None:
 
 @check(severity="warning", needs=["linux"])
 def clock_is_kept_right(machine: Machine) -> None:
-    """What is here to set the clock has set it."""
+    """What is here to set the clock has set it.
+
+    Fix: start or repair the time service (chrony, systemd-timesyncd).
+    """
     clock = machine.clock
     if clock.service is None or clock.synchronised is None:
         not_applicable("no service sets the clock here: in a container or virtual machine its host may")

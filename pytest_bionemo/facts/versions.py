@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 __all__ = ["admits", "is_version", "leading"]
 
@@ -32,6 +35,9 @@ def admits(specifier: SpecifierSet | str, version: str | None) -> bool:
     NVIDIA's containers hold builds of a release that call themselves its first alpha ("2.9.0a0+145a3a7bda.nv25.10"):
     they count as the release, too. What is no version by the standard is within no specifier but an empty one.
     """
+    # Not above: what probes import in their children is waited for.
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
     if version is None:
         return False
     try:

@@ -1,7 +1,7 @@
 """What looking at the node adds: ``python benchmarks/node_health.py``.
 
-The topics health, host and platform on a node of eight GPUs that the tests' stand-in driver plays, less an empty run of
-pytest. No torch is in their way: the environment's own is hidden.
+The topics health, host and platform on a node of eight GPUs that the tests' stand-in driver plays, less an empty run
+of pytest. No torch is in their way: the environment's own is hidden.
 """
 
 from __future__ import annotations

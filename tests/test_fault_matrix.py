@@ -13,6 +13,11 @@ def test_every_shipped_check_has_a_row() -> None:
     assert [check for check in matrix.checks() if check not in {row.check for row in matrix.rows()}] == []
 
 
+def test_there_are_enough_healthy_machines_and_faults() -> None:
+    assert len(set(matrix.machines())) == len(matrix.machines()) >= 12
+    assert len(matrix.rows()) >= 60
+
+
 def test_no_row_is_there_twice() -> None:
     assert [row for row, times in Counter(matrix.rows()).items() if times > 1] == []
 

@@ -90,12 +90,12 @@ TWINS: dict[str, Twin] = {
             "crash": Fault(node_fault("nvmlInitWithFlags", "crash"), "SIGSEGV", action="REBOOT_NODE"),
             "hang": Fault(node_fault("nvmlInitWithFlags", "hang"), "no answer within 2 s", action="REBOOT_NODE"),
             "version unknown": Fault(
-                node_fault("nvmlSystemGetDriverVersion", 999), "does not answer|lost access", action=""
+                node_fault("nvmlSystemGetDriverVersion", 999), "does not answer|lost access", action="FIX_SOFTWARE"
             ),
         },
         options=("--bionemo-timeout=2",),
     ),
-    "driver::devices_present": Twin({"none": Fault(no_gpus, "sees no GPU", "lspci", action="")}),
+    "driver::devices_present": Twin({"none": Fault(no_gpus, "sees no GPU", "lspci", action="FIX_SOFTWARE")}),
     "driver::answers": Twin(
         {
             "lost": Fault(lost_gpu, "GPU 3 .*GPU is lost", "xid", "REBOOT_NODE", "gpu3"),

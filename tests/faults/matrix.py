@@ -9,6 +9,7 @@ from pathlib import Path
 from faults import LAYERS, Row, Twin, layer_of, severity_of
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
+from standin import PROFILES
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "fault-matrix.md"
@@ -64,6 +65,12 @@ def _of_tests() -> Iterator[Row]:
                                 if inner.name == "fault")  # fmt: skip
 
 
+def machines() -> list[str]:
+    """The healthy ones, on which no check raises anything."""
+    platforms = importlib.import_module("test_platforms").PROFILES
+    return [*PROFILES, *platforms]
+
+
 def page() -> str:
     """The whole page, in Markdown."""
     every = rows()
@@ -80,6 +87,13 @@ def page() -> str:
             "| check that finds it | fault | layer | severity | action | verdict |",
             "|---|---|---|---|---|---|",
             *table,
+            "",
+            "## Healthy machines",
+            "",
+            f"On each of these {len(machines())} no check, of whatever topic, fails, warns or waits: the verdict is",
+            "READY_FOR_INSTALL.",
+            "",
+            *(f"- {name}" for name in machines()),
             "",
             "## Layers",
             "",

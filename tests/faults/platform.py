@@ -258,8 +258,8 @@ def databricks(runtime: str = "17.3", **more: str) -> Change:
     """Classic compute with a GPU, on AWS."""
 
     def inject(rig: Rig) -> None:
-        rig.node = A10Gx1
-        rig.torch = StandinTorch(version="2.10.0", cuda="12.8")
+        rig.node = A10Gx1.with_driver("580.95.05", 13000)
+        rig.torch = StandinTorch()
         ec2("g5.xlarge")(rig)
         rig.variables |= {"DATABRICKS_RUNTIME_VERSION": runtime, **more}
 

@@ -615,7 +615,7 @@ H100_MIG = Node(
 PROFILES = {
     "T4": T4x1,
     "V100, one of its node": V100x1,
-    "A10G": A10Gx1,
+    "A10G": A10Gx1.with_driver("580.95.05", 13000),
     "L4": L4x1,
     "L40S": L40Sx4,
     "A100 40 GB": A100_40x8,

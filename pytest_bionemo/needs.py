@@ -452,8 +452,11 @@ def stack_imports(request: pytest.FixtureRequest, machine: Machine, bionemo_opti
         for one in stack.distributions()
         if one.judged_by is None and packages.find(one.name)
     }
+    takes_one = on_gpu and any(gpu.takes_one_process for gpu in machine.health.gpus)
+    if takes_one and WORKERS in request.config.stash:
+        request.config.stash[WORKERS].rest()
     # In a process of pytest-xdist each is asked for on its own: another one asks for the others.
-    ahead = not hasattr(request.config, "workerinput")
+    ahead = not hasattr(request.config, "workerinput") and not takes_one
     found = Imports(programs, bionemo_options.timeout, {**os.environ, **machine.variables}, ahead=ahead)
     yield found
     found.close()

@@ -153,6 +153,12 @@ class Workers:
             raise answer
         return answer
 
+    def rest(self) -> None:
+        """End every child, once it is done; the next workload starts a fresh one. Some GPUs take one process."""
+        self._collect_what_is_running()
+        for worker in self._workers.values():
+            worker.close()
+
     def close(self) -> None:
         """End every child."""
         for worker in self._workers.values():

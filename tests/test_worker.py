@@ -53,6 +53,15 @@ def test_a_workload_gives_numbers_from_another_process(make_workers: Make) -> No
     assert workers.run("GPU-a", "misbehaving:where")["pid"] != os.getpid()
 
 
+def test_a_device_can_be_left_to_another_process_for_a_while(make_workers: Make) -> None:
+    workers = make_workers()
+    before = workers.run("GPU-a", "misbehaving:where")
+    workers.rest()
+    assert wait_until(lambda: not is_alive(before["pid"]))
+    assert workers.run("GPU-b", "misbehaving:where")["visible"] == "GPU-b"  # it was asked, and answered before
+    assert workers.run("GPU-a", "misbehaving:add", a=2, b=2) == {"sum": 4}
+
+
 def test_each_device_has_a_child_that_sees_it_alone(make_workers: Make) -> None:
     workers = make_workers()
     seen = [workers.run(device.label, "misbehaving:where") for device in TWO]

@@ -27,7 +27,7 @@ _FABRIC_GUIDE = "https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-gu
 _HW_SLOWDOWN, _SW_THERMAL, _HW_THERMAL, _HW_POWER_BRAKE = 0x8, 0x20, 0x40, 0x80
 
 # nvmlComputeMode_t
-_EXCLUSIVE_THREAD, _PROHIBITED, _EXCLUSIVE_PROCESS = 1, 2, 3
+_PROHIBITED = 2
 
 # nvmlDeviceGpuRecoveryAction_t: what the driver wants done, and what that is here.
 _NO_RECOVERY = 0
@@ -668,7 +668,7 @@ def allows_compute(gpu: Gpu, gpu_health: GpuHealth) -> None:
     fix = f"$ sudo nvidia-smi -i {gpu.index} -c DEFAULT"
     if mode == _PROHIBITED:
         fail(f"{_name(gpu)}: its compute mode is PROHIBITED", why="every CUDA program on it fails to start", fix=fix)
-    if mode in (_EXCLUSIVE_PROCESS, _EXCLUSIVE_THREAD):
+    if gpu_health.takes_one_process:
         fail(
             f"{_name(gpu)}: its compute mode is EXCLUSIVE: one process at a time can use it",
             why="a second one fails to start: a data loader that uses CUDA, an evaluation beside the training",

@@ -146,6 +146,10 @@ class Process:
     memory_bytes: int | None
 
 
+# nvmlComputeMode_t
+_EXCLUSIVE_THREAD, _EXCLUSIVE_PROCESS = 1, 3
+
+
 @dataclass(frozen=True)
 class GpuHealth:
     """One GPU. What it does not say is None, and ``silent`` has the reason under the name of the field.
@@ -191,6 +195,11 @@ class GpuHealth:
     inforom: int | None = None
     recovery_action: int | None = None
     silent: Mapping[str, Silence] = field(default_factory=dict)
+
+    @property
+    def takes_one_process(self) -> bool:
+        """Whether its compute mode lets no second process use it."""
+        return self.compute_mode in (_EXCLUSIVE_THREAD, _EXCLUSIVE_PROCESS)
 
     @property
     def lost(self) -> Silence | None:

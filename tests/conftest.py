@@ -30,7 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Some test files import checks before the suite does, which would be too late for their assertions to be rewritten.
-pytest.register_assert_rewrite("pytest_bionemo.checks")
+pytest.register_assert_rewrite("pytest_bionemo.checks", "faults.proof")
 
 SCHEMA = json.loads(Path(__file__).parents[1].joinpath("pytest_bionemo/report/schema.json").read_text())
 REPORT = "bionemo_validation_report.json"

@@ -265,8 +265,11 @@ def children_of(pid: int) -> list[int]:
 
 
 def temporary_folder_of(pid: int) -> Path | None:
-    """That of a worker; None for another process."""
-    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    """That of a worker; None for another process, and for one that has ended."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    except OSError:
+        return None
     named = dict(variable.partition("=")[::2] for variable in variables)
     return Path(named["TMPDIR"]) if "PYTEST_BIONEMO_DEVICE" in named else None
 

@@ -589,7 +589,10 @@ def test_processes_of_a_machine_are_found_while_they_run(rig: Rig) -> None:
     command = [sys.executable, "-c", "input()"]
     child = subprocess.Popen(command, env={"PYTHONPATH": str(rig.site)}, stdin=subprocess.PIPE)
     try:
-        assert [process.split()[-1] for process in processes_of(rig)] == ["input()"]
+        deadline = time.monotonic() + 10  # its environment shows a moment after it is started
+        while not (found := processes_of(rig)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [process.split()[-1] for process in found] == ["input()"]
     finally:
         child.communicate(b"\n")
     assert processes_of(rig) == []

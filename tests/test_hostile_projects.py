@@ -386,7 +386,10 @@ def test_autouse_fixture_that_raises_leaves_every_check_open(healthy_rig: Rig, e
     )
     run = healthy_rig.validate()
     assert (run.verdict, run.returncode) == ("INCONCLUSIVE", 1)
-    assert [gap["check"].removeprefix("bionemo/") for gap in run.bionemo["not_run"]] == list(expected.outcomes)
+    # What a probe has seen not to apply here does not ask for the fixture.
+    left = {check for check, outcome in expected.outcomes.items() if outcome != "not_applicable"}
+    assert left <= {gap["check"].removeprefix("bionemo/") for gap in run.bionemo["not_run"]}
+    assert {test["outcome"] for test in run.report["tests"]} <= {"error", "skipped"}
     assert "no database" in run.gap("driver::loads")["reason"]
     assert answer(healthy_rig.validate("--noconftest")) == expected
 

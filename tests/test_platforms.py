@@ -128,7 +128,7 @@ def test_a_table_of_mounts_that_says_nothing_proves_nothing(text: str, monkeypat
     from pytest_bionemo.checking import NotRun
     from pytest_bionemo.probes import files
 
-    monkeypatch.setattr(files, "text", lambda *args: text)  # /proc itself cannot be written
+    monkeypatch.setattr(files, "text", lambda *args, **options: text)  # /proc itself cannot be written
     with pytest.raises(NotRun, match="names no mount"):
         needs.mount_table.__wrapped__(None)  # type: ignore[attr-defined]
 

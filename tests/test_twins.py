@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from conftest import Rig
-from faults import LAYERS, Fault, layer_of, matrix, severity_of, with_parameter
+from faults import LAYERS, Fault, layer_of, matrix
 from faults.base import BESIDE_MIG
 from faults.injections import closed_gpus, libcuda, machine, no_gpus, shown
+from faults.proof import assert_fails_where_the_fault_is_and_nowhere_else, assert_passes
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 from standin import H100_MIG, A10Gx1, H100x8
@@ -22,12 +23,8 @@ from standin.torch_package import StandinTorch
 
 COMPUTES = "torch::computes"
 
-TWINS = matrix.twins()
-FAULTS = [
-    pytest.param(check, fault, id=f"{check}-{name}")
-    for check, twin in TWINS.items()
-    for name, fault in twin.faults.items()
-]
+TWINS = matrix.twins("base", "health")
+FAULTS = matrix.faults(TWINS)
 
 
 # Their twins are in test_check_<topic>.py.
@@ -35,7 +32,7 @@ ELSEWHERE = ("numerics", "precision", "forward", "lightning", "benchmark", "stac
 
 
 def test_every_fault_says_where_it_goes_in() -> None:
-    assert [f"{check}: {name}" for check, twin in TWINS.items() for name, fault in twin.faults.items()
+    assert [f"{check}: {name}" for check, twin in matrix.twins().items() for name, fault in twin.faults.items()
             if layer_of(fault) not in LAYERS] == []  # fmt: skip
 
 
@@ -44,8 +41,8 @@ def test_every_shipped_check_has_its_pair() -> None:
         (topic_of(module), name) for module in shipped() for name in declared_checks(import_checks(module), "full")
     ]
     here = {"::".join(check) for check in shipped_checks if check[0] not in ELSEWHERE} - {COMPUTES}
-    assert sorted(TWINS) == sorted(here)
-    assert all(twin.faults for twin in TWINS.values())
+    assert sorted(matrix.twins()) == sorted(here)
+    assert all(twin.faults for twin in matrix.twins().values())
 
 
 @pytest.mark.parametrize("topic", [*ELSEWHERE, "torch"])
@@ -59,31 +56,12 @@ def test_every_check_that_computes_is_tested(topic: str) -> None:
 
 @pytest.mark.parametrize("check", TWINS)
 def test_passes_on_a_healthy_machine(healthy_rig: Rig, check: str) -> None:
-    twin = TWINS[check]
-    twin.healthy(healthy_rig)
-    run = healthy_rig.validate(*twin.options)
-    assert run.outcome(with_parameter(check, twin.parameter)) == "passed", run.stdout
+    assert_passes(healthy_rig, check, TWINS[check])
 
 
 @pytest.mark.parametrize(("check", "fault"), FAULTS)
 def test_fails_where_the_fault_is_and_nowhere_else(healthy_rig: Rig, check: str, fault: Fault) -> None:
-    fault.inject(healthy_rig)
-    run = healthy_rig.validate(*TWINS[check].options)
-    name = with_parameter(check, fault.parameter)
-    assert run.outcome(name) == ("warned" if (fault.severity or severity_of(check)) == "warning" else "failed"), (
-        run.stdout
-    )
-    finding = run.finding(name)
-    assert re.search(fault.message, finding["message"])
-    assert re.search(fault.fix, "\n".join(finding["fix"]))
-    assert finding["fix"], "a finding says how to fix it"
-    assert finding["why"], "and why it matters"
-    assert finding["action"] == (fault.action or finding["action"])
-    # One root cause: what depends on it waits for it. Where every GPU has the fault, each of them is named.
-    assert {blocker.partition("[")[0] for blocker in run.blockers} <= {check}
-    assert {gap["waits_for"] for gap in run.bionemo["not_run"]} <= {f"bionemo/{name}"}
-    assert run.verdict == ("BLOCKED" if run.blockers else "READY_FOR_INSTALL")
-    assert run.returncode == (1 if run.blockers else 0)
+    assert_fails_where_the_fault_is_and_nowhere_else(healthy_rig, check, TWINS[check], fault)
 
 
 def test_four_driver_problems_have_four_findings(healthy_rig: Rig) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from faults import LAYERS, Row, Twin, layer_of, severity_of
 from pytest_bionemo.checks import shipped
@@ -41,11 +44,19 @@ def checks() -> list[str]:
     ]
 
 
-def twins() -> dict[str, Twin]:
-    """The tables of all topics: each check with its faults."""
-    return {
-        check: twin for name in _TABLES for check, twin in importlib.import_module(f"faults.{name}").TWINS.items()
-    }
+def twins(*tables: str) -> dict[str, Twin]:
+    """Each check with its faults, of these tables or of all."""
+    found: list[dict[str, Twin]] = [importlib.import_module(f"faults.{name}").TWINS for name in tables or _TABLES]
+    return {check: twin for table in found for check, twin in table.items()}
+
+
+def faults(pairs: Mapping[str, Twin]) -> list[Any]:
+    """A check and a fault each, as parameters of a test."""
+    return [
+        pytest.param(check, fault, id=f"{check}-{name}")
+        for check, twin in pairs.items()
+        for name, fault in twin.faults.items()
+    ]
 
 
 def _of_tables() -> Iterator[Row]:

@@ -1,0 +1,36 @@
+"""What holds of every pair of a check: passed on a healthy machine, found where the fault is."""
+
+from __future__ import annotations
+
+import re
+
+from conftest import Rig
+from faults import Fault, Twin, severity_of, with_parameter
+
+
+def assert_passes(rig: Rig, check: str, twin: Twin) -> None:
+    """Hold the healthy half of a pair."""
+    twin.healthy(rig)
+    run = rig.validate(*twin.options)
+    assert run.outcome(with_parameter(check, twin.parameter)) == "passed", run.stdout
+
+
+def assert_fails_where_the_fault_is_and_nowhere_else(rig: Rig, check: str, twin: Twin, fault: Fault) -> None:
+    """Hold the other half."""
+    fault.inject(rig)
+    run = rig.validate(*twin.options)
+    name = with_parameter(check, fault.parameter)
+    assert run.outcome(name) == ("warned" if (fault.severity or severity_of(check)) == "warning" else "failed"), (
+        run.stdout
+    )
+    finding = run.finding(name)
+    assert re.search(fault.message, finding["message"])
+    assert re.search(fault.fix, "\n".join(finding["fix"]))
+    assert finding["fix"], "a finding says how to fix it"
+    assert finding["why"], "and why it matters"
+    assert finding["action"] == (fault.action or finding["action"])
+    # One root cause: what depends on it waits for it. Where every GPU has the fault, each of them is named.
+    assert {blocker.partition("[")[0] for blocker in run.blockers} <= {check}
+    assert {gap["waits_for"] for gap in run.bionemo["not_run"]} <= {f"bionemo/{name}"}
+    assert run.verdict == ("BLOCKED" if run.blockers else "READY_FOR_INSTALL")
+    assert run.returncode == (1 if run.blockers else 0)

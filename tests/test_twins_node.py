@@ -1,0 +1,22 @@
+"""The pairs of the topics host and platform: see test_twins.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from conftest import Rig
+from faults import Fault, matrix
+from faults.proof import assert_fails_where_the_fault_is_and_nowhere_else, assert_passes
+
+TWINS = matrix.twins("host", "platform")
+FAULTS = matrix.faults(TWINS)
+
+
+@pytest.mark.parametrize("check", TWINS)
+def test_passes_on_a_healthy_machine(healthy_rig: Rig, check: str) -> None:
+    assert_passes(healthy_rig, check, TWINS[check])
+
+
+@pytest.mark.parametrize(("check", "fault"), FAULTS)
+def test_fails_where_the_fault_is_and_nowhere_else(healthy_rig: Rig, check: str, fault: Fault) -> None:
+    assert_fails_where_the_fault_is_and_nowhere_else(healthy_rig, check, TWINS[check], fault)

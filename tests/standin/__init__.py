@@ -588,9 +588,7 @@ def _v100s(number: int, links_up: int) -> Node:
     addresses = ("00000000:00:1E.0",) if number == 1 else _EIGHT[:number]
     health = {**_V100, "nvlinks_up": links_up}
     return Node(
-        gpus=_gpus(
-            "Tesla V100-SXM2-16GB", 16384, (7, 0), addresses=addresses, vbios="88.00.4F.00.09", health=health
-        )
+        gpus=_gpus("Tesla V100-SXM2-16GB", 16384, (7, 0), addresses=addresses, vbios="88.00.4F.00.09", health=health)
     )
 
 

@@ -144,11 +144,11 @@ def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
 _STRENGTHS = (Action.FREE_GPU, Action.RESET_GPU, Action.REBOOT_NODE, Action.REPLACE_NODE)
 
 
-def _leave_to_root(check: str, gpu: Gpu, health: GpuHealth, machine: Machine) -> None:
-    """Wait where another check names what the finding of this one comes from."""
+def _leave_to_root(check: str, gpu: Gpu, health: GpuHealth, machine: Machine, *, warns: bool = False) -> None:
+    """Wait where another check names what the finding of this one comes from. ``warns``: it has one that only warns."""
     wanted = _wanted(gpu, health, machine)
     root = max(wanted, key=lambda name: _STRENGTHS.index(wanted[name]), default=check)  # the first of equals
-    if check in wanted and root != check:
+    if root != check and (warns or check in wanted):
         wait_for(f"health::{root}[gpu{gpu.index}]", f"GPU {gpu.index} has a fault of which this is a part")
 
 
@@ -262,7 +262,7 @@ def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
     rows = gpu_health.remapped_rows
     if rows is None:
         _end(gpu, gpu_health, "remapped_rows")
-    _leave_to_root("rows_are_remapped", gpu, gpu_health, machine)
+    _leave_to_root("rows_are_remapped", gpu, gpu_health, machine, warns=rows.pending)
     replaced = f"{count(rows.correctable + rows.uncorrectable, 'row')} remapped so far"
     if rows.failed:
         fail(
@@ -1166,8 +1166,9 @@ def _end(gpu: Gpu, health: GpuHealth, *fields: str) -> NoReturn:
     not_applicable(f"GPU {health.index} {silences[0].text} ({silences[0].call})")
 
 
-# NVML_ERROR_NOT_SUPPORTED and NVML_ERROR_NOT_FOUND: by the GPU's own word, not by that of an old driver or binding.
-_SAYS_IT_HAS_NONE = (3, 6)
+# NVML_ERROR_INVALID_ARGUMENT, where it stands for that, _NOT_SUPPORTED and _NOT_FOUND: by the GPU's own word, not by
+# that of an old driver or binding.
+_SAYS_IT_HAS_NONE = (2, 3, 6)
 
 
 def _require_answer(gpu: Gpu, health: GpuHealth, field: str) -> None:

@@ -457,7 +457,9 @@ TWINS: dict[str, Twin] = {
                 "gpu0",
             ),
             "not ended": Fault(sick(fabric_state=2), "is still joining", "fabricmanager", "FIX_SOFTWARE", "gpu3"),
-            "failed": Fault(sick(fabric_status=999), r"could not join \(NVML code 999\)", "", "REPLACE_NODE", "gpu3"),
+            "failed": Fault(
+                sick(fabric_status=999), r"could not join .* \(NVML code 999\)", "", "REPLACE_NODE", "gpu3"
+            ),
             "route unhealthy": Fault(
                 sick(fabric_health=0x19A), r"a route is unhealthy \(health 0x19a\)", "", "REPLACE_NODE", "gpu3"
             ),

@@ -362,6 +362,15 @@ BUNDLES: dict[str, tuple[Change, str]] = {
         whole(replace(H100x8, gpus=tuple(replace(gpu, clock_reasons=0x88) for gpu in H100x8.gpus))),
         "health::is_not_slowed_down[gpu0]",
     ),
+    "half of the power supplies": (
+        whole(
+            replace(
+                H100x8,
+                gpus=tuple(replace(gpu, clock_reasons=0x88 * (index > 3)) for index, gpu in enumerate(H100x8.gpus)),
+            )
+        ),
+        "health::is_not_slowed_down[gpu4]",
+    ),
     "a lost GPU": (
         both(hyperpod(gpus=7), bare_metal, kernel_says(xid(79, address="0000:ff:00"))),
         "health::no_gpu_is_lost",

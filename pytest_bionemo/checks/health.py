@@ -145,7 +145,7 @@ _STRENGTHS = (Action.FREE_GPU, Action.RESET_GPU, Action.REBOOT_NODE, Action.REPL
 
 
 def _leave_to_root(check: str, gpu: Gpu, health: GpuHealth, machine: Machine, *, warns: bool = False) -> None:
-    """Wait where another check names what the finding of this one comes from. ``warns``: it has one that only warns."""
+    """Wait where another check names what this one comes from. ``warns``: it has a finding that only warns."""
     wanted = _wanted(gpu, health, machine)
     root = max(wanted, key=lambda name: _STRENGTHS.index(wanted[name]), default=check)  # the first of equals
     if root != check and (warns or check in wanted):
@@ -424,23 +424,23 @@ def is_not_slowed_down(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> Non
 
 
 def _fail_for_brake(gpu: Gpu, reasons: int, braking: int, machine: Machine) -> NoReturn:
-    """Of one GPU it is the GPU; of all of them it is what they share, and one finding."""
+    """Of one GPU it is the GPU; of several it is what they share, and one finding."""
     peers = _peers(gpu, machine)
     alike = [
         peer.index for peer in peers if peer.clock_reasons is not None and peer.clock_reasons & braking == braking
     ]
-    is_shared = bool(peers) and len(alike) == len(peers)
-    if is_shared and min(alike) < gpu.index:
-        wait_for(f"health::is_not_slowed_down[gpu{min(alike)}]", "all GPUs of the machine are held down alike")
+    if alike and min(alike) < gpu.index:
+        wait_for(f"health::is_not_slowed_down[gpu{min(alike)}]", f"GPU {min(alike)} is held down alike")
     named = {_HW_THERMAL: "it is too hot", _HW_POWER_BRAKE: "the power supply asks for it (power brake)",
              _HW_SLOWDOWN: "hardware slowdown"}  # fmt: skip
     found = ", ".join(text for bit, text in named.items() if reasons & bit)
-    is_replaced = not is_shared and _is_for_data_centres(gpu)
+    more = f", with {len(alike)} more of {len(peers) + 1}" if alike else ""
+    is_replaced = not alike and _is_for_data_centres(gpu)
     fail(
-        f"{_name(gpu)}: its clock is held down by the hardware{', as that of all GPUs here' * is_shared}: {found} "
+        f"{_name(gpu)}: its clock is held down by the hardware{more}: {found} "
         f"(clock reasons {reasons:#x})",
         why="its clock is half of what it should be, or less: every step of a training waits for it",
-        fix=["look at the power supply and the cooling of the node: its GPUs are not at fault"] if is_shared else
+        fix=["look at the power supply and the cooling of the node: its GPUs are not at fault"] if alike else
         ["look at its cooling, its power supply and its power cables",
          "in a node of several GPUs, take it out of service: the others are not held down"],
         action=Action.REPLACE_NODE if is_replaced else Action.NONE,
@@ -548,7 +548,7 @@ def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def host_link_is_wide(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
-    """The GPU's PCIe link to the host has all its lanes.
+    """The GPU's PCIe link to the host has all lanes of a module, half those of a card, and those of its peers.
 
     Fix: reseat the GPU, look at riser and slot.
     """

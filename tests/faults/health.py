@@ -318,7 +318,7 @@ TWINS: dict[str, Twin] = {
             ),
             "all by their power supply": Fault(
                 all_changed(clock_reasons=0x80),
-                "as that of all GPUs here: .*power brake",
+                "hardware, with 7 more of 8: .*power brake",
                 "not at fault",
                 "NONE",
                 "gpu0",

@@ -463,6 +463,11 @@ def test_a_link_in_the_middle_is_not_the_last_one(healthy_rig: Rig) -> None:
     assert run.gap("health::nvlinks_are_up[gpu3]")["reason"].endswith("tells of link 17, and not of link 5")
 
 
+def test_what_follows_the_state_of_the_fabric_is_not_a_part_of_it(healthy_rig: Rig) -> None:
+    healthy_rig.node = H100x8.with_health(3, fabric_state=0xABCD03)
+    assert healthy_rig.validate().outcome("health::fabric_is_ready[gpu3]") == "passed"
+
+
 @pytest.mark.parametrize("text", ["Something New", "Recover Everything"])
 def test_what_the_driver_wants_in_new_words_is_no_pass(healthy_rig: Rig, text: str) -> None:
     both(bare_metal, kernel_says(recovery(text)))(healthy_rig)

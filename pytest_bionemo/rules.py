@@ -7,13 +7,14 @@ from enum import Enum
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from pytest_bionemo.facts import drivers, family, gpus, instances, versions, wheels
+from pytest_bionemo.facts import drivers, family, gpus, instances, versions, wheels, xids
 from pytest_bionemo.facts import host as host_facts
 from pytest_bionemo.facts.instances import Instance
 from pytest_bionemo.model import GpuEnv
-from pytest_bionemo.probes import packages
+from pytest_bionemo.probes import kernel_log, packages
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.kernel_log import KernelLog, PciAddress, Xid
 from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.platforms import Platform
 from pytest_bionemo.probes.torch_build import TorchBuild
@@ -124,3 +125,40 @@ def instance_of(platform: Platform) -> tuple[Instance | None, str]:
     if not found.is_sure:
         return None, f"what is on record for {found.name} is not sure enough to judge by it"
     return found, ""
+
+
+def open_xids(log: KernelLog, address: PciAddress) -> list[tuple[Xid, xids.Class | None]]:
+    """Those of this GPU, with what each asks for; without what the driver has taken back since then (Xid 154).
+
+    None where the driver says what it wants in words that are not on record.
+    """
+    found: list[tuple[Xid, xids.Class | None]] = []
+    for xid in log.xids:
+        if xid.address != address:
+            continue
+        kind: xids.Class | None = xids.find(xid.code).kind
+        if kind == "told":
+            kind = xids.told(xid.text)
+            if kind == "none":
+                found.clear()
+                continue
+        found.append((xid, kind))
+    return found
+
+
+def sees_part(env: GpuEnv, host: Host) -> bool:
+    """Whether the machine may have GPUs that are not this user's, of which the kernel's log tells all the same."""
+    return bool(env.hidden_gpus or host.container)
+
+
+def lost_gpus(env: GpuEnv, log: KernelLog, host: Host) -> dict[PciAddress, list[Xid]]:
+    """The GPUs that the driver no longer shows, by their address: those Xids of theirs that ask for something."""
+    known = [kernel_log.address_of(gpu.pci_address) for gpu in env.gpus]
+    if None in known or not known or sees_part(env, host):
+        return {}
+    lost: dict[PciAddress, list[Xid]] = {}
+    for address in dict.fromkeys(xid.address for xid in log.xids if xid.address not in known):
+        found = [xid for xid, kind in open_xids(log, address) if kind in ("drain", "reset", "reboot", "replace")]
+        if found:
+            lost[address] = found
+    return lost

@@ -58,6 +58,7 @@ def test_the_xids_that_matter_ask_for_what_nvidia_and_aws_say(code: int, kind: s
         ("GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)", "reboot"),
         ("GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", "reset"),
         ("GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)", "reset"),
+        ("GPU recovery action changed from 0x0 (None) to 0x3 (Drain P2P)", "drain"),
         ("GPU recovery action changed from 0x2 (Node Reboot Required) to 0x0 (None)", "none"),
         ("GPU recovery action changed from 0x0 (None) to 0x9 (Something New)", None),
         ("", None),
@@ -78,7 +79,7 @@ def test_nvlinks_are_those_of_models_that_are_on_record() -> None:
         # A link has carried 50 GB/s, both directions, from its second generation to its fourth, then 100.
         assert model.nvlink_gbs / count in (50, 100), name
     boards = {model.name for model in gpus.models() if model.nvlink_gbs and not model.nvlink_bridge}
-    assert boards - rows.keys() == {"GH200 96GB", "GH200 144GB"}
+    assert boards - rows.keys() == {"V100 SXM2", "GH200 96GB", "GH200 144GB"}
     assert health.nvlinks("T4") is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,9 +12,11 @@ import pynvml
 import pytest
 
 from conftest import Rig, Run
-from faults.health import kernel_says, recovery, xid
-from faults.injections import machine, shown
-from standin import H100_MIG, MIB, PROFILES, H100x8, Node, T4x1
+from faults import Change
+from faults.health import bare_metal, kernel_says, recovery, xid
+from faults.injections import both, machine, shown
+from faults.platform import hyperpod
+from standin import H100_MIG, MIB, PROFILES, H100x8, Node, T4x1, V100x4
 from standin.torch_package import StandinTorch
 
 GIB = 1024 * MIB
@@ -89,6 +92,9 @@ def test_an_old_driver_library_still_shows_faults(healthy_rig: Rig) -> None:
         ("rows_remapped_correctable", 2**32 - 1, "rows_are_remapped"),
         ("temperature", 2**32 - 1, "is_cool"),
         ("temperature", 4000, "is_cool"),
+        ("temperature", 0, "is_cool"),
+        ("clock_reasons", 0xFFFFFFF0, "is_not_slowed_down"),
+        ("clock_reasons", 2**64 - 1, "is_not_slowed_down"),
         ("fabric_state", 77, "fabric_is_ready"),
         ("fabric_health", 0x1AB, "fabric_is_ready"),
         ("fabric_health", 0xFAA, "fabric_is_ready"),
@@ -100,7 +106,8 @@ def test_an_old_driver_library_still_shows_faults(healthy_rig: Rig) -> None:
 def test_nonsense_of_the_driver_is_never_a_pass(healthy_rig: Rig, key: str, value: int, check: str) -> None:
     if key in ("sram_threshold_exceeded", "fabric_health") and not HAS_NEW_BINDING:
         pytest.skip("this nvidia-ml-py has no question for it")
-    healthy_rig.node = H100x8.with_health(3, **{key: value})
+    is_said_of_health = key != "clock_reasons"
+    healthy_rig.node = (H100x8.with_health if is_said_of_health else H100x8.with_gpu)(3, **{key: value})
     run = healthy_rig.validate()
     assert run.outcome(f"health::{check}[gpu3]") == "not_run"
     assert run.verdict == "INCONCLUSIVE"
@@ -124,6 +131,31 @@ def test_nonsense_about_what_only_warns_is_a_gap(healthy_rig: Rig, key: str, val
     run = healthy_rig.validate()
     assert run.outcome(f"health::{check}[gpu3]") == "not_run"
     assert (run.verdict, findings(run)) == ("READY_FOR_INSTALL", [])
+
+
+@pytest.mark.parametrize(
+    "health",
+    [
+        {"temperature_slowdown": 5},
+        {"temperature_shutdown": 20, "temperature_operating": 1},
+        {"temperature_margin": -300},
+        {"temperature_slowdown_tlimit": 90},
+        {"temperature_operating_tlimit": 2**31},
+    ],
+)
+def test_a_limit_that_cannot_be_is_not_judged_by(healthy_rig: Rig, health: dict[str, int]) -> None:
+    healthy_rig.node = H100x8.with_health(3, **health)
+    run = healthy_rig.validate()
+    assert (run.verdict, findings(run)) == ("READY_FOR_INSTALL", [])
+    assert run.outcome("health::is_cool[gpu3]") == "passed"
+
+
+def test_without_any_limit_that_can_be_heat_is_not_judged(healthy_rig: Rig) -> None:
+    none = {"temperature_margin": None, "temperature_shutdown": 5, "temperature_slowdown": 5}
+    healthy_rig.node = H100x8.with_health(3, temperature_operating=None, **none)
+    run = healthy_rig.validate()
+    assert run.verdict == "INCONCLUSIVE"
+    assert run.outcome("health::is_cool[gpu3]") == "not_run"
 
 
 @pytest.mark.parametrize("function", ["nvmlDeviceGetRemappedRows", "nvmlDeviceGetTotalEccErrors"])
@@ -255,8 +287,11 @@ def test_the_codes_are_those_of_nvml() -> None:
         "assert (c._HW_SLOWDOWN, c._SW_THERMAL, c._HW_THERMAL, c._HW_POWER_BRAKE) == (\n"
         "    n.nvmlClocksThrottleReasonHwSlowdown, n.nvmlClocksThrottleReasonSwThermalSlowdown,\n"
         "    n.nvmlClocksThrottleReasonHwThermalSlowdown, n.nvmlClocksThrottleReasonHwPowerBrakeSlowdown)\n"
-        "assert (c._PROHIBITED, c._EXCLUSIVE_PROCESS) == (\n"
+        "assert (c._PROHIBITED, h._EXCLUSIVE_PROCESS) == (\n"
         "    n.NVML_COMPUTEMODE_PROHIBITED, n.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS)\n"
+        "fields = ('SLOWDOWN', 194), ('GPU_MAX', 196)\n"
+        "assert (h._SLOWDOWN_TLIMIT_FIELD, h._OPERATING_TLIMIT_FIELD) == tuple(\n"
+        "    getattr(n, f'NVML_FI_DEV_TEMPERATURE_{name}_TLIMIT', number) for name, number in fields)\n"
         "assert h._RECOVERY_ACTION_FIELD == getattr(n, 'NVML_FI_DEV_GET_GPU_RECOVERY_ACTION', 230)\n"
         "assert (h._REPLAY, h._RECOVERY, h._CRC_FLIT) == (\n"
         "    n.NVML_NVLINK_ERROR_DL_REPLAY, n.NVML_NVLINK_ERROR_DL_RECOVERY, n.NVML_NVLINK_ERROR_DL_CRC_FLIT)\n"
@@ -266,3 +301,198 @@ def test_the_codes_are_those_of_nvml() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+# ---- one fault shows in several places, and is one finding
+
+UNCORRECTED = ("ecc_volatile", "ecc_aggregate", "rows_remapped_uncorrectable", "row_remap_pending")
+
+
+def whole(node: Node, *lines: str) -> Change:
+    """The node, outside any container, with these lines in its kernel's log."""
+    return both(bare_metal, lambda rig: setattr(rig, "node", node), kernel_says(*lines))
+
+
+BUNDLES: dict[str, tuple[Change, str]] = {
+    "a memory error": (
+        whole(
+            H100x8.with_health(3, recovery_action=1, **dict.fromkeys(UNCORRECTED, 1)),
+            xid(48),
+            xid(63),
+            xid(94),
+            recovery("GPU Reset Required"),
+        ),
+        "health::has_no_memory_errors[gpu3]",
+    ),
+    "a memory error under an older driver": (
+        whole(H100x8.with_health(3, recovery_action=None, **dict.fromkeys(UNCORRECTED, 1)), xid(48), xid(95)),
+        "health::has_no_memory_errors[gpu3]",
+    ),
+    "a memory error without a spare row": (
+        whole(
+            H100x8.with_health(3, recovery_action=1, row_remap_failed=1, ecc_volatile=1, ecc_aggregate=1),
+            xid(48),
+            xid(64),
+        ),
+        "health::rows_are_remapped[gpu3]",
+    ),
+    "a memory error for which the driver wants a reboot": (
+        whole(H100x8.with_health(3, recovery_action=2, ecc_volatile=1, ecc_aggregate=1), xid(48)),
+        "health::needs_no_recovery[gpu3]",
+    ),
+    "a memory error before Ampere": (
+        whole(
+            V100x4.with_health(3, ecc_volatile=1, pages_retired_double=1, page_retirement_pending=1), xid(48), xid(63)
+        ),
+        "health::pages_are_retired[gpu3]",
+    ),
+    "a GPU that is to be reset": (
+        whole(H100x8.with_health(3, recovery_action=1), xid(119), recovery("GPU Reset Required")),
+        "health::needs_no_recovery[gpu3]",
+    ),
+    "heat": (
+        whole(H100x8.with_gpu(3, clock_reasons=0x68).with_health(3, temperature=91, temperature_margin=-4)),
+        "health::is_cool[gpu3]",
+    ),
+    "no fabric manager": (
+        whole(H100x8.with_every_health(fabric_state=1, nvlinks_up=0)),
+        "health::fabric_is_ready[gpu0]",
+    ),
+    "a power supply": (
+        whole(replace(H100x8, gpus=tuple(replace(gpu, clock_reasons=0x88) for gpu in H100x8.gpus))),
+        "health::is_not_slowed_down[gpu0]",
+    ),
+    "half of the power supplies": (
+        whole(
+            replace(
+                H100x8,
+                gpus=tuple(replace(gpu, clock_reasons=0x88 * (index > 3)) for index, gpu in enumerate(H100x8.gpus)),
+            )
+        ),
+        "health::is_not_slowed_down[gpu4]",
+    ),
+    "a lost GPU": (
+        both(hyperpod(gpus=7), bare_metal, kernel_says(xid(79, address="0000:ff:00"))),
+        "health::no_gpu_is_lost",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_one_fault_is_one_blocker(healthy_rig: Rig, name: str) -> None:
+    change, blocker = BUNDLES[name]
+    change(healthy_rig)
+    if healthy_rig.node:
+        healthy_rig.torch = torch_for(healthy_rig.node)
+    run = healthy_rig.validate()
+    assert run.blockers == [blocker], run.stdout
+    assert {gap["waits_for"] for gap in run.bionemo["not_run"]} <= {f"bionemo/{blocker}"}
+    assert findings(run) == [blocker]
+
+
+def test_a_lost_gpu_is_not_counted_as_well(healthy_rig: Rig) -> None:
+    whole(H100x8.without_gpu(3), xid(79))(healthy_rig)
+    run = healthy_rig.validate("--bionemo-expect-gpus=8")
+    assert run.blockers == ["health::no_gpu_is_lost"]
+    assert run.gap("driver::expected_count")["waits_for"] == "bionemo/health::no_gpu_is_lost"
+
+
+# ---- no answer where there has to be one
+
+
+def silent(function: str, code: int, *indices: int) -> Node:
+    node = H100x8
+    for index in indices:
+        node = node.with_gpu_fault(index, function, code)
+    return node
+
+
+@pytest.mark.parametrize("code", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("function", "check"),
+    [
+        ("nvmlDeviceGetNvLinkState", "nvlinks_are_up"),
+        ("nvmlDeviceGetTotalEccErrors", "has_no_memory_errors"),
+        ("nvmlDeviceGetRemappedRows", "rows_are_remapped"),
+        ("nvmlDeviceGetCurrentClocksThrottleReasons", "is_not_slowed_down"),
+        ("nvmlDeviceGetTemperature", "is_cool"),
+        ("nvmlDeviceGetComputeMode", "allows_compute"),
+    ],
+)
+def test_what_every_gpu_of_a_model_tells_is_not_left_out(
+    healthy_rig: Rig, function: str, check: str, code: int
+) -> None:
+    bare_metal(healthy_rig)
+    node = silent(function, code, *range(8))
+    if "ClocksThrottle" in function:  # of which there are two, the newer one first
+        for index in range(8):
+            node = node.with_gpu_fault(index, "nvmlDeviceGetCurrentClocksEventReasons", code)
+    healthy_rig.node = node
+    run = healthy_rig.validate()
+    assert run.verdict == "INCONCLUSIVE"
+    assert {run.outcome(f"health::{check}[gpu{index}]") for index in range(8)} == {"not_run"}
+    assert findings(run) == []
+
+
+def test_a_fabric_that_eight_gpus_must_have_is_not_left_out(healthy_rig: Rig) -> None:
+    healthy_rig.node = H100x8.with_every_health(fabric_state=None)
+    run = healthy_rig.validate()
+    assert run.verdict == "INCONCLUSIVE"
+    assert run.gap("health::fabric_is_ready[gpu3]")["reason"].endswith("and every NVIDIA H100 80GB HBM3 does")
+
+
+def test_what_a_container_may_not_ask_is_not_missed(healthy_rig: Rig) -> None:
+    healthy_rig.files.write("/.dockerenv", "")
+    healthy_rig.node = silent("nvmlDeviceGetTotalEccErrors", 4, 3)
+    run = healthy_rig.validate()
+    assert run.outcome("health::has_no_memory_errors[gpu3]") == "not_applicable"
+    assert run.verdict == "READY_FOR_INSTALL"
+
+
+def test_error_correction_that_is_off_has_no_errors_to_tell(healthy_rig: Rig) -> None:
+    healthy_rig.node = H100x8.with_health(3, ecc_mode=0, ecc_volatile=None, row_remap_pending=None)
+    run = healthy_rig.validate()
+    assert findings(run) == ["health::corrects_memory_errors[gpu3]"]
+    assert run.verdict == "READY_FOR_INSTALL"
+
+
+def test_a_link_in_the_middle_is_not_the_last_one(healthy_rig: Rig) -> None:
+    healthy_rig.node = H100x8.with_gpu(3, odd_link=5)
+    run = healthy_rig.validate()
+    assert run.verdict == "INCONCLUSIVE"
+    assert run.gap("health::nvlinks_are_up[gpu3]")["reason"].endswith("tells of link 17, and not of link 5")
+
+
+def test_what_follows_the_state_of_the_fabric_is_not_a_part_of_it(healthy_rig: Rig) -> None:
+    healthy_rig.node = H100x8.with_health(3, fabric_state=0xABCD03)
+    assert healthy_rig.validate().outcome("health::fabric_is_ready[gpu3]") == "passed"
+
+
+@pytest.mark.parametrize("text", ["Something New", "Recover Everything"])
+def test_what_the_driver_wants_in_new_words_is_no_pass(healthy_rig: Rig, text: str) -> None:
+    both(bare_metal, kernel_says(recovery(text)))(healthy_rig)
+    healthy_rig.node = H100x8.with_every_health(recovery_action=None)
+    run = healthy_rig.validate()
+    assert run.verdict == "INCONCLUSIVE"
+    assert "not on record" in run.gap("health::has_no_xid[gpu3]")["reason"]
+
+
+def test_a_gpu_on_no_bus_has_no_line_in_the_log(healthy_rig: Rig) -> None:
+    both(bare_metal, kernel_says(xid(13)))(healthy_rig)
+    healthy_rig.node = H100x8.with_gpu_fault(3, "nvmlDeviceGetPciInfo_v3", 3)
+    run = healthy_rig.validate()
+    assert run.verdict == "READY_FOR_INSTALL"
+    for check in ("has_no_xid[gpu3]", "no_gpu_is_lost"):
+        assert run.outcome(f"health::{check}") == "not_applicable"
+
+
+def test_a_log_that_was_not_read_to_its_end_is_no_pass(healthy_rig: Rig) -> None:
+    bare_metal(healthy_rig)
+    log = healthy_rig.folder / "kmsg"
+    log.touch()
+    os.truncate(log, 80 << 20)
+    healthy_rig.files.bind("/dev/kmsg", log)
+    run = healthy_rig.validate()
+    assert run.verdict == "INCONCLUSIVE"
+    for check in ("has_no_xid[gpu3]", "no_gpu_is_lost", "no_switch_failed"):
+        assert run.gap(f"health::{check}")["reason"] == "the kernel's log is longer than what was read of it"

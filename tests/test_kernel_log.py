@@ -57,6 +57,11 @@ def test_what_was_before_the_driver_was_loaded_is_over(tmp_path: Path) -> None:
     assert log.switch_errors == ()
 
 
+def test_a_driver_that_somebody_says_was_loaded_takes_nothing_back(tmp_path: Path) -> None:
+    text = f"3,1,2,-;NVRM: Xid (PCI:0000:3b:00): 79, x\n13,{LOADED.partition(',')[2]}"
+    assert [xid.code for xid in log_of(tmp_path, text).xids] == [79]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -67,6 +72,12 @@ def test_what_was_before_the_driver_was_loaded_is_over(tmp_path: Path) -> None:
         b"3,1;NVRM: Xid (PCI:zz:00:00): 79\n",
         b"3,1,2,-;NVRM: Xid (PCI:0000:3b:00): many\n",
         b"user wrote: Xid 79 was seen on (PCI:0000:3b:00): 79\n",
+        b"3,1,2,-;NVRM: Xid (PCI:0000:3b:00): " + b"9" * 5000 + b", x\n",
+        b"3,1,2,-;NVRM: Xid (PCI:0000:" + b"b" * 5000 + b":00): 79, x\n",
+        b"3,1,2,-;x SXid (PCI:0000:c1:00.0): " + b"9" * 5000 + b", Fatal, x\n",
+        "3,1,2,-;NVRM: Xid (PCI:0000:3b:00): \u0667\u0669, x\n".encode(),
+        b"13,1,2,-;NVRM: Xid (PCI:0000:3b:00): 79, as everybody may write\n",
+        b"13,1,2,-;x SXid (PCI:0000:c1:00.0): 22013, Fatal, as everybody may write\n",
     ],
 )
 def test_lines_that_are_no_xids_are_none(tmp_path: Path, text: bytes) -> None:

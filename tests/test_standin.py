@@ -354,12 +354,12 @@ def calls():
             lambda: nvmlDeviceGetGpuFabricInfoV(gpu, ctypes.byref(c_nvmlGpuFabricInfo_v2_t())),
         "nvmlDeviceGetComputeMode": lambda: nvmlDeviceGetComputeMode(gpu),
         "nvmlDeviceGetComputeRunningProcesses_v3": lambda: nvmlDeviceGetComputeRunningProcesses(gpu),
+        "nvmlDeviceGetGraphicsRunningProcesses_v3": lambda: nvmlDeviceGetGraphicsRunningProcesses(gpu),
         "nvmlDeviceGetPersistenceMode": lambda: nvmlDeviceGetPersistenceMode(gpu),
         "nvmlDeviceGetPowerManagementLimit": lambda: nvmlDeviceGetPowerManagementLimit(gpu),
         "nvmlDeviceGetPowerManagementDefaultLimit": lambda: nvmlDeviceGetPowerManagementDefaultLimit(gpu),
         "nvmlDeviceGetApplicationsClock": lambda: nvmlDeviceGetApplicationsClock(gpu, NVML_CLOCK_SM),
         "nvmlDeviceGetDefaultApplicationsClock": lambda: nvmlDeviceGetDefaultApplicationsClock(gpu, NVML_CLOCK_SM),
-        "nvmlDeviceGetMaxCustomerBoostClock": lambda: nvmlDeviceGetMaxCustomerBoostClock(gpu, NVML_CLOCK_SM),
         "nvmlDeviceValidateInforom": lambda: nvmlDeviceValidateInforom(gpu),
         "nvmlDeviceGetFieldValues": lambda: nvmlDeviceGetFieldValues(gpu, [230]),
     }

@@ -222,7 +222,9 @@ def answers(any_gpu: Gpu) -> None:
 
 
 @check()
-def expected_count(driver: GpuEnv, gpus: tuple[Gpu, ...], bionemo_options: Options) -> None:
+def expected_count(
+    driver: GpuEnv, gpus: tuple[Gpu, ...], bionemo_options: Options, machine: Machine, host: Host
+) -> None:
     """The machine has as many GPUs as --bionemo-expect-gpus says.
 
     Fix: reboot the node; if the GPU stays away, have it replaced.
@@ -233,6 +235,8 @@ def expected_count(driver: GpuEnv, gpus: tuple[Gpu, ...], bionemo_options: Optio
     if len(gpus) != expected:
         others = f", and has {driver.hidden_gpus} more that are not this job's" if driver.hidden_gpus else ""
         is_lost = len(gpus) + driver.hidden_gpus < expected
+        if is_lost and rules.lost_gpus(driver, machine.kernel_log, host):
+            wait_for("health::no_gpu_is_lost", "the kernel's log says which GPU is lost")
         ways = ["look for GPUs that fell off the bus: $ lspci -d 10de:", "reboot the node"] if is_lost else []
         if not is_lost and len(gpus) < expected:
             ways = [f"ask the scheduler for {count(expected, 'GPU')}"]

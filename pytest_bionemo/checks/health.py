@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from pytest_bionemo import rules
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.facts import gpus as models
 from pytest_bionemo.facts import health as facts
@@ -23,7 +24,7 @@ _MEMORY_GUIDE = "https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/"
 _XID_GUIDE = "https://docs.nvidia.com/deploy/xid-errors/"
 _FABRIC_GUIDE = "https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guide/"
 
-# NVML's clocks event reasons (nvml.h): each is one bit.
+# NVML's clocks event reasons (nvml.h): each is one bit. The first is also set while a clock is being changed.
 _HW_SLOWDOWN, _SW_THERMAL, _HW_THERMAL, _HW_POWER_BRAKE = 0x8, 0x20, 0x40, 0x80
 
 # nvmlComputeMode_t
@@ -34,7 +35,7 @@ _NO_RECOVERY = 0
 _RECOVERIES = {
     1: ("that the GPU is reset", Action.RESET_GPU),
     2: ("that the machine is rebooted", Action.REBOOT_NODE),
-    3: ("that work between GPUs is ended, and the GPU reset", Action.RESET_GPU),
+    3: ("that work between GPUs is ended", Action.FREE_GPU),
     4: ("that all work on the GPU is ended, and the GPU reset", Action.RESET_GPU),
     5: ("that its IMEX domain is recovered", Action.FIX_SOFTWARE),
     6: ("that the GPU is reset over its bus", Action.RESET_GPU),
@@ -43,8 +44,12 @@ _RECOVERIES = {
 
 # A setting may be lowered in steps, and by rounding: this share of what it should be is still all of it.
 _AS_GOOD_AS_ALL = 0.98
-# Vendors bin products: what a product is allowed is near what its chip could do, if nobody held it back.
-_HELD_BACK = 0.85
+# Compute capabilities whose memory contains its errors and takes bad pages out of use while programs run (NVIDIA GPU
+# Memory Error Management, supported GPUs), and those that remap rows at all; before them, pages are retired.
+_CONTAIN_ERRORS = ((8, 0), (9, 0), (10, 0), (10, 3))
+_REMAP_ROWS = (*_CONTAIN_ERRORS, (8, 6), (8, 9))
+_RETIRE_PAGES = ((7, 0), (7, 5))
+
 # Idle GPUs lie far below. What takes more than this is in the way of a model that was planned for the whole GPU.
 _MEMORY_SHARE = {"datacenter": 0.02, "other": 0.15}
 _MEMORY_FLOOR = {"datacenter": 1 << 30, "other": 2 << 30}
@@ -105,39 +110,97 @@ def count_is_stable(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 
 
 @check()
-def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth) -> None:
+def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The driver does not want the GPU to be reset or the machine to be rebooted.
 
-    Fix: do what the driver asks for: stop what uses the GPU and reset it, or reboot the node.
+    Fix: do what the driver asks for: end what uses the GPU, then reset it, or reboot the node.
     """
     action = gpu_health.recovery_action
     if action is None:
-        _end(gpu_health, "recovery_action")
+        _end(gpu, gpu_health, "recovery_action")
     if action == _NO_RECOVERY:
         return
     if action not in _RECOVERIES:
         wait_for(None, f"the driver wants recovery action {action} for GPU {gpu.index}, which is not on record")
     wanted, needed = _RECOVERIES[action]
-    by_reset = needed is Action.RESET_GPU
+    _leave_to_root("needs_no_recovery", gpu, gpu_health, machine)
+    ways = {
+        Action.RESET_GPU: _reset(gpu),
+        Action.REBOOT_NODE: ["reboot the node"],
+        Action.FREE_GPU: ["end every program that uses several GPUs together, then run this again",
+                          "if the driver still wants it, reboot the node"],
+        Action.FIX_SOFTWARE: ["restart the nodes' IMEX service"],
+    }  # fmt: skip
     fail(
         f"{_name(gpu)}: the driver wants {wanted}",
         why="it met an error that it cannot undo while programs run",
-        fix=_reset(gpu) if by_reset else ["restart the nodes' IMEX service" if action == 5 else "reboot the node"],
+        fix=ways[needed],
         action=needed,
         links=[_XID_GUIDE],
     )
+
+
+# One error shows in several places: the check that asks for the most says it, of equals the first. Others wait.
+_STRENGTHS = (Action.FREE_GPU, Action.RESET_GPU, Action.REBOOT_NODE, Action.REPLACE_NODE)
+
+
+def _leave_to_root(check: str, gpu: Gpu, health: GpuHealth, machine: Machine, *, warns: bool = False) -> None:
+    """Wait where another check names what this one comes from. ``warns``: it has a finding that only warns."""
+    wanted = _wanted(gpu, health, machine)
+    root = max(wanted, key=lambda name: _STRENGTHS.index(wanted[name]), default=check)  # the first of equals
+    if root != check and (warns or check in wanted):
+        wait_for(f"health::{root}[gpu{gpu.index}]", f"GPU {gpu.index} has a fault of which this is a part")
+
+
+def _wanted(gpu: Gpu, health: GpuHealth, machine: Machine) -> dict[str, Action]:
+    """What the blockers of this GPU that one error can have ask for, by check; causes come first."""
+    recovery = _RECOVERIES.get(health.recovery_action or 0, ("", None))[1]
+    wanted = {
+        "has_no_memory_errors": _memory_needs(health),
+        "rows_are_remapped": _rows_need(gpu, health),
+        "pages_are_retired": _pages_need(health),
+        "needs_no_recovery": recovery,
+        "has_no_xid": _xids_need(gpu, health, machine.kernel_log),
+    }
+    return {name: action for name, action in wanted.items() if action in _STRENGTHS}
+
+
+def _memory_needs(health: GpuHealth) -> Action | None:
+    if health.sram_threshold_exceeded:
+        return Action.REPLACE_NODE
+    return Action.RESET_GPU if health.ecc and health.ecc.volatile else None
+
+
+def _rows_need(gpu: Gpu, health: GpuHealth) -> Action | None:
+    rows = health.remapped_rows
+    if rows and rows.failed:
+        return Action.REPLACE_NODE
+    return Action.RESET_GPU if rows and rows.pending and not _works_around_bad_rows(gpu, health) else None
+
+
+def _works_around_bad_rows(gpu: Gpu, health: GpuHealth) -> bool:
+    """Whether a row that is still to be remapped is out of use, and the driver wants nothing done about it."""
+    return gpu.compute_capability in _CONTAIN_ERRORS and health.recovery_action in (None, _NO_RECOVERY)
+
+
+def _pages_need(health: GpuHealth) -> Action | None:
+    pages = health.retired_pages
+    if pages and pages.single_bit + pages.double_bit > round(facts.limit("retired_pages")):
+        return Action.REPLACE_NODE
+    return Action.REBOOT_NODE if pages and pages.pending else None
 
 
 # -------------------------------------------------------------------------------------------------- its memory
 
 
 @check()
-def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
+def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The GPU's memory has had no error that could not be corrected.
 
     Fix: reset the GPU or reboot the node; replace a GPU that has errors again.
     """
     errors = gpu_health.ecc
+    _leave_to_root("has_no_memory_errors", gpu, gpu_health, machine)
     if gpu_health.sram_threshold_exceeded:
         fail(
             f"{_name(gpu)}: its caches have had more uncorrectable errors than NVIDIA allows a GPU (SRAM threshold "
@@ -148,7 +211,7 @@ def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
             links=[_MEMORY_GUIDE],
         )
     if errors is None:
-        _end(gpu_health, "ecc", "sram_threshold_exceeded")
+        _end(gpu, gpu_health, "ecc", "sram_threshold_exceeded")
     if errors.volatile:
         fail(
             f"{_name(gpu)}: {count(errors.volatile, 'memory error')} could not be corrected since the driver was "
@@ -169,7 +232,7 @@ def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
             links=[_MEMORY_GUIDE],
         )
     if _is_unclear(gpu_health, "sram_threshold_exceeded"):
-        _end(gpu_health, "sram_threshold_exceeded")
+        _end(gpu, gpu_health, "sram_threshold_exceeded")
 
 
 @check(severity="warning")
@@ -180,25 +243,26 @@ def corrects_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """
     _require_data_centre(gpu)
     if gpu_health.ecc_enabled is None:
-        _end(gpu_health, "ecc_enabled")
+        _end(gpu, gpu_health, "ecc_enabled")
     if not gpu_health.ecc_enabled:
         fail(
             f"{_name(gpu)}: error correction (ECC) is off",
             why="a bit that flips in its memory changes results, and nobody is told",
-            fix=[f"$ sudo nvidia-smi -i {gpu.index} -e 1", "then reboot the node, or reset the GPU"],
+            fix=[f"$ sudo nvidia-smi -i {gpu.index} -e 1", "then reboot the node", *_reset(gpu, "or ")[:1]],
             action=Action.RESET_GPU,
         )
 
 
 @check()
-def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth) -> None:
+def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """Every bad row of the GPU's memory has been replaced by a spare one.
 
     Fix: reset the GPU to take the new rows into use; replace it where remapping failed.
     """
     rows = gpu_health.remapped_rows
     if rows is None:
-        _end(gpu_health, "remapped_rows")
+        _end(gpu, gpu_health, "remapped_rows")
+    _leave_to_root("rows_are_remapped", gpu, gpu_health, machine, warns=rows.pending)
     replaced = f"{count(rows.correctable + rows.uncorrectable, 'row')} remapped so far"
     if rows.failed:
         fail(
@@ -209,24 +273,33 @@ def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth) -> None:
             links=[_MEMORY_GUIDE],
         )
     if rows.pending:
+        is_out_of_use = _works_around_bad_rows(gpu, gpu_health)
+        if is_out_of_use:
+            why = (
+                "until the GPU is reset, the page with that row is left out: no program meets it, and memory is less"
+            )
+        else:
+            why = "until the GPU is reset, programs are still given the bad row, and one that meets it is ended"
         fail(
             f"{_name(gpu)}: a bad row of its memory waits to be remapped ({replaced})",
-            why="until the GPU is reset, the spare row is not in use: a job that meets the bad one is ended",
-            fix=_reset(gpu),
+            why=why,
+            fix=_reset(gpu, "when it is next idle, " if is_out_of_use else ""),
             action=Action.RESET_GPU,
+            severity="warning" if is_out_of_use else None,
             links=[_MEMORY_GUIDE],
         )
 
 
 @check()
-def pages_are_retired(gpu: Gpu, gpu_health: GpuHealth) -> None:
+def pages_are_retired(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """Every bad page of the GPU's memory is out of use, and they are few (before Ampere).
 
     Fix: reboot the node to take the pages out of use; replace a GPU with too many.
     """
     pages = gpu_health.retired_pages
     if pages is None:
-        _end(gpu_health, "retired_pages")
+        _end(gpu, gpu_health, "retired_pages")
+    _leave_to_root("pages_are_retired", gpu, gpu_health, machine)
     retired = pages.single_bit + pages.double_bit
     most = round(facts.limit("retired_pages"))
     if retired > most:
@@ -267,7 +340,7 @@ def memory_is_free(gpu: Gpu, gpu_health: GpuHealth) -> None:
         not_applicable(f"GPU {gpu.index} is in MIG mode: each slice has memory of its own")
     memory = gpu_health.memory
     if memory is None:
-        _end(gpu_health, "memory")
+        _end(gpu, gpu_health, "memory")
     others = memory.used - gpu_health.own_bytes
     if others > _harmless(gpu, memory):
         fail(
@@ -285,6 +358,8 @@ def _harmless(gpu: Gpu, memory: Memory) -> float:
 
 
 def _by_whom(health: GpuHealth) -> str:
+    if health.processes is None:
+        return "; by whom could not be asked"
     if not health.processes:
         return ", by no process that is visible here"
     held = [f"{process.pid}" + (f" ({_gib(process.memory_bytes)})" if process.memory_bytes else "")
@@ -296,9 +371,12 @@ def _by_whom(health: GpuHealth) -> str:
 def _ways_to_free(gpu: Gpu, health: GpuHealth) -> list[str]:
     if health.processes:
         return [f"see what they are: $ nvidia-smi -i {gpu.index}", "end them, or wait for them"]
+    if health.processes is None:
+        return [f"look for programs: $ nvidia-smi -i {health.index}", "$ sudo fuser -v /dev/nvidia*"]
     return [
         "look for programs in other containers and of other users: $ sudo fuser -v /dev/nvidia*",
-        "if there is none, the memory was left behind: reset the GPU, or reboot the node",
+        "if there is none, the memory was left behind: reboot the node",
+        *_reset(gpu, "or ")[:1],
     ]
 
 
@@ -310,27 +388,30 @@ def _gib(size: float) -> str:
 
 
 @check()
-def is_not_slowed_down(gpu: Gpu, gpu_health: GpuHealth) -> None:
+def is_not_slowed_down(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The hardware does not hold the GPU's clock down, for heat or for power.
 
     Fix: look at cooling, power supply and power cables of the node.
     """
     reasons = gpu_health.clock_reasons
     if reasons is None:
-        _end(gpu_health, "clock_reasons")
-    named = {_HW_THERMAL: "it is too hot", _HW_POWER_BRAKE: "the power supply asks for it (power brake)",
-             _HW_SLOWDOWN: "hardware slowdown"}  # fmt: skip
-    found = [text for bit, text in named.items() if reasons & bit]
-    if found:
+        _end(gpu, gpu_health, "clock_reasons")
+    braking = reasons & (_HW_THERMAL | _HW_POWER_BRAKE)
+    if (
+        reasons & (_HW_SLOWDOWN | _SW_THERMAL | _HW_THERMAL)
+        and not reasons & _HW_POWER_BRAKE
+        and _too_hot(gpu_health)
+    ):
+        wait_for(f"health::is_cool[gpu{gpu.index}]", f"GPU {gpu.index} is too hot")
+    if braking:
+        _fail_for_brake(gpu, reasons, braking, machine)
+    if reasons & _HW_SLOWDOWN:
         fail(
-            f"{_name(gpu)}: its clock is held down by the hardware: {', '.join(found)} (clock reasons {reasons:#x})",
-            why="its clock is half of what it should be, or less: every step of a training waits for it",
-            fix=[
-                "if all GPUs of the node say so, look at its power supply and cooling",
-                "if this one alone, take it out of service: its cooling or power stage is at fault",
-            ],
-            action=Action.REPLACE_NODE,
-            links=["https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html"],
+            f"{_name(gpu)}: hardware slowdown, for no reason that it tells (clock reasons {reasons:#x})",
+            why="where it lasts, its clock is half of what it should be; it is normal while a clock is being changed",
+            fix=["look at it under load: $ nvidia-smi -q -d PERFORMANCE", "if it lasts, look at cooling and power"],
+            action=Action.NONE,
+            severity="warning",
         )
     if reasons & _SW_THERMAL:
         fail(
@@ -342,6 +423,32 @@ def is_not_slowed_down(gpu: Gpu, gpu_health: GpuHealth) -> None:
         )
 
 
+def _fail_for_brake(gpu: Gpu, reasons: int, braking: int, machine: Machine) -> NoReturn:
+    """Of one GPU it is the GPU; of several it is what they share, and one finding."""
+    peers = _peers(gpu, machine)
+    alike = [
+        peer.index for peer in peers if peer.clock_reasons is not None and peer.clock_reasons & braking == braking
+    ]
+    if alike and min(alike) < gpu.index:
+        wait_for(f"health::is_not_slowed_down[gpu{min(alike)}]", f"GPU {min(alike)} is held down alike")
+    named = {_HW_THERMAL: "it is too hot", _HW_POWER_BRAKE: "the power supply asks for it (power brake)",
+             _HW_SLOWDOWN: "hardware slowdown"}  # fmt: skip
+    found = ", ".join(text for bit, text in named.items() if reasons & bit)
+    more = f", with {len(alike)} more of {len(peers) + 1}" if alike else ""
+    is_replaced = not alike and _is_for_data_centres(gpu)
+    fail(
+        f"{_name(gpu)}: its clock is held down by the hardware{more}: {found} "
+        f"(clock reasons {reasons:#x})",
+        why="its clock is half of what it should be, or less: every step of a training waits for it",
+        fix=["look at the power supply and the cooling of the node: its GPUs are not at fault"] if alike else
+        ["look at its cooling, its power supply and its power cables",
+         "in a node of several GPUs, take it out of service: the others are not held down"],
+        action=Action.REPLACE_NODE if is_replaced else Action.NONE,
+        severity=None if _is_for_data_centres(gpu) else "warning",
+        links=["https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html"],
+    )  # fmt: skip
+
+
 @check()
 def is_cool(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU is cooler than the temperatures at which it slows down or shuts down.
@@ -350,16 +457,14 @@ def is_cool(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """
     found = gpu_health
     if found.temperature is None:
-        _end(found, "temperature")
-    thresholds = (found.temperature_shutdown, found.temperature_slowdown, found.temperature_operating)
-    if (*thresholds, found.temperature_margin) == (None, None, None, None):
-        _end(found, "temperature_slowdown", "temperature_shutdown", "temperature_margin")
-    slowdown = min((one for one in thresholds[:2] if one is not None), default=None)
-    is_at_slowdown = slowdown is not None and found.temperature >= slowdown
-    if is_at_slowdown or (found.temperature_margin is not None and found.temperature_margin <= 0):
-        limit = f"slows down at {slowdown}" if slowdown is not None else "slows down there"
+        _end(gpu, found, "temperature")
+    fields = ("temperature_slowdown", "temperature_shutdown", "temperature_margin")
+    limits = [getattr(found, field) for field in (*fields, "temperature_operating")]
+    if limits == [None, None, None, None]:
+        _end(gpu, found, *fields)
+    if seen := _too_hot(found):
         fail(
-            f"{_name(gpu)}: {found.temperature} degrees Celsius, and it {limit}",
+            f"{_name(gpu)}: {seen}",
             why="it halves its clock, and shuts down if it gets hotter: a job on it ends",
             fix=[
                 "look at the cooling of the node: fans, air or water, and what is beside it",
@@ -368,17 +473,39 @@ def is_cool(gpu: Gpu, gpu_health: GpuHealth) -> None:
             action=Action.REPLACE_NODE,
             links=[_DEBUG_GUIDE],
         )
-    if found.temperature_operating is not None and found.temperature >= found.temperature_operating:
+    if seen := _hotter_than_made_for(found):
         fail(
-            f"{_name(gpu)}: {found.temperature} degrees Celsius, made to work below {found.temperature_operating}",
+            f"{_name(gpu)}: {seen}",
             why="under load it will slow down",
             fix="look at what runs on it, and at the cooling of the node",
             action=Action.NONE,
             severity="warning",
         )
-    fields = ("temperature_slowdown", "temperature_shutdown", "temperature_margin")
-    if slowdown is None and found.temperature_margin is None and _is_unclear(found, *fields):
-        _end(found, *fields)
+    if limits[:3] == [None, None, None] and _is_unclear(found, *fields):
+        _end(gpu, found, *fields)
+
+
+def _too_hot(found: GpuHealth) -> str | None:
+    """How it is as hot as where the hardware slows it down; None where it is cooler, or does not say."""
+    degrees, margin, slowdown = found.temperature, found.temperature_margin, found.margin_slowdown
+    if degrees is None:
+        return None
+    if margin is not None and (margin < 0 if slowdown is None else margin <= slowdown):
+        limit = "below 0" if slowdown is None else f"at {slowdown}"
+        return f"{degrees} degrees Celsius, a margin of {margin} to what it is made for, and it slows down {limit}"
+    for limit_degrees, what in ((found.temperature_shutdown, "shuts"), (found.temperature_slowdown, "slows")):
+        if limit_degrees is not None and degrees >= limit_degrees:
+            return f"{degrees} degrees Celsius, and it {what} down at {limit_degrees}"
+    return None
+
+
+def _hotter_than_made_for(found: GpuHealth) -> str | None:
+    margin, least, most = found.temperature_margin, found.margin_operating or 0, found.temperature_operating
+    if margin is not None and margin <= least:
+        return f"{found.temperature} degrees Celsius, a margin of {margin}, made to work above {least}"
+    if most is not None and found.temperature is not None and found.temperature >= most:
+        return f"{found.temperature} degrees Celsius, made to work below {most}"
+    return None
 
 
 @check(severity="warning")
@@ -389,7 +516,7 @@ def has_full_power(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """
     limit, default = gpu_health.power_limit, gpu_health.default_power_limit
     if limit is None or default is None:
-        _end(gpu_health, "power_limit", "default_power_limit")
+        _end(gpu, gpu_health, "power_limit", "default_power_limit")
     if limit < _AS_GOOD_AS_ALL * default:
         fail(
             f"{_name(gpu)}: it may draw {limit:g} W, by default {default:g} W",
@@ -400,29 +527,20 @@ def has_full_power(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
-    """No setting keeps the GPU's clock below what it is by default.
+    """The applications clock of a GPU for data centres is not set below its default.
 
-    Fix: take the settings back: nvidia-smi -rac, -rgc.
+    Fix: take the setting back: nvidia-smi -rac.
     """
-    found = gpu_health
-    set_to, default = found.application_clock, found.default_application_clock
-    if set_to is not None and default is not None and set_to < _AS_GOOD_AS_ALL * default:
+    _require_data_centre(gpu)
+    set_to, default = gpu_health.application_clock, gpu_health.default_application_clock
+    if set_to is None or default is None:
+        _end(gpu, gpu_health, "application_clock", "default_application_clock")
+    if set_to < _AS_GOOD_AS_ALL * default:
         fail(
             f"{_name(gpu)}: its applications clock is set to {set_to} MHz, by default {default} MHz",
             why="it computes slower than it can, and every step of a training waits for it",
             fix=f"$ sudo nvidia-smi -i {gpu.index} -rac",
         )
-    allowed, highest = found.boost_clock, found.max_clock
-    if allowed is not None and highest is not None and allowed < _HELD_BACK * highest:
-        fail(
-            f"{_name(gpu)}: its clock may rise to {allowed} MHz, the chip can do {highest} MHz",
-            why="it computes slower than it can, and every step of a training waits for it",
-            fix=[f"$ sudo nvidia-smi -i {gpu.index} -rgc", "if that changes nothing, ask who made the machine"],
-        )
-    fields = ("application_clock", "default_application_clock", "boost_clock", "max_clock")
-    tells_neither = None in (set_to, default) and None in (allowed, highest)
-    if tells_neither or _is_unclear(found, *fields):
-        _end(found, *fields)
 
 
 # ------------------------------------------------------------------------------------------------------- links
@@ -430,7 +548,7 @@ def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
 
 @check(severity="warning")
 def host_link_is_wide(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
-    """The GPU's PCIe link to the host has all its lanes.
+    """The GPU's PCIe link to the host has all lanes of a module, half those of a card, and those of its peers.
 
     Fix: reseat the GPU, look at riser and slot.
     """
@@ -441,7 +559,7 @@ def host_link_is_wide(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
         not_applicable(f"{model.name} is linked to its processor by another link than PCIe")
     link = gpu_health.pci_link
     if link is None:
-        _end(gpu_health, "pci_link")
+        _end(gpu, gpu_health, "pci_link")
     peers = [peer.pci_link for peer in _peers(gpu, machine) if peer.pci_link]
     widest = max((peer.width for peer in peers), default=0)
     # A slot may have half the lanes of a card; the module of a board has all of them.
@@ -469,6 +587,9 @@ def host_link_is_wide(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
         )
 
 
+_LEAST_MINUTES = 30.0
+
+
 @check(severity="warning")
 def host_link_is_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """Packets on the GPU's PCIe link rarely have to be sent again.
@@ -477,9 +598,10 @@ def host_link_is_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """
     replays = gpu_health.pcie_replays
     if replays is None:
-        _end(gpu_health, "pcie_replays")
+        _end(gpu, gpu_health, "pcie_replays")
     most = facts.limit("pcie_replays_per_minute")
-    minutes = max(1.0, _uptime_s() / 60)
+    # Training a link costs some, which is no rate when the machine has just been started.
+    minutes = max(_LEAST_MINUTES, _uptime_s() / 60)
     if replays > most * minutes:
         fail(
             f"{_name(gpu)}: {replays} packets on its PCIe link were sent again in at most {minutes:.0f} minutes, "
@@ -505,12 +627,16 @@ def nvlinks_are_up(gpu: Gpu, gpu_health: GpuHealth, driver: GpuEnv, machine: Mac
     Fix: reset the GPUs together or reboot the node; replace it where links stay down.
     """
     expected = _nvlinks(gpu, gpu_health)
+    if waiting := _waiting_for_fabric(machine):
+        wait_for(f"health::fabric_is_ready[gpu{waiting[0].index}]", "GPUs have not joined their NVSwitch fabric")
     links = gpu_health.nvlinks
+    is_alone = len(driver.gpus) + driver.hidden_gpus == 1
+    if links is None and not is_alone:
+        _require_answer(gpu, gpu_health, "nvlinks")
     if links is None:
-        _end(gpu_health, "nvlinks")
+        _end(gpu, gpu_health, "nvlinks")
     if len(links.up) >= expected:
         return
-    is_alone = len(driver.gpus) + driver.hidden_gpus == 1
     if is_alone and not links.up:
         not_applicable(f"GPU {gpu.index} is the only one here, and its NVLinks lead nowhere")
     down = (
@@ -523,7 +649,7 @@ def nvlinks_are_up(gpu: Gpu, gpu_health: GpuHealth, driver: GpuEnv, machine: Mac
         why="GPUs talk over PCIe instead, many times slower, or NCCL does not start",
         fix=[
             "see that the fabric manager runs, of the driver's own version: $ systemctl status nvidia-fabricmanager",
-            "reset all GPUs of the node, or reboot it",
+            "reboot the node, or " + _RESET_ALL,
             "if it comes back, replace the node",
         ],
         action=Action.REBOOT_NODE,
@@ -556,7 +682,7 @@ def nvlinks_are_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """
     errors = gpu_health.nvlink_errors
     if errors is None:
-        _end(gpu_health, "nvlink_errors")
+        _end(gpu, gpu_health, "nvlink_errors")
     most = facts.limit("nvlink_crc_errors_per_second")
     found = []
     if errors.replays:
@@ -580,8 +706,9 @@ def nvlinks_are_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
 # nvmlGpuFabricState_t
 _FABRIC_NOT_SUPPORTED, _FABRIC_NOT_STARTED, _FABRIC_IN_PROGRESS, _FABRIC_COMPLETED = 0, 1, 2, 3
 # NVML_GPU_FABRIC_HEALTH_MASK_*: shift, and in words what it means where the two bits are 1 ("true").
+_ROUTE_UNHEALTHY = 4
 _FABRIC_FAULTS = {
-    4: ("a route is unhealthy", "blocker"),
+    _ROUTE_UNHEALTHY: ("a route is unhealthy", "blocker"),
     0: ("its bandwidth is degraded", "warning"),
     2: ("a route is being recovered", "warning"),
     6: ("it recovers from an access that timed out", "warning"),
@@ -599,33 +726,70 @@ _FABRIC_CONFIGURATIONS = {
 
 
 @check()
-def fabric_is_ready(gpu: Gpu, gpu_health: GpuHealth) -> None:
+def fabric_is_ready(gpu: Gpu, gpu_health: GpuHealth, driver: GpuEnv, machine: Machine, host: Host) -> None:
     """The GPU has joined its NVSwitch fabric, and the fabric is healthy.
 
-    Fix: start nvidia-fabricmanager in the driver's version, and reboot the node where the fabric stays down.
+    Fix: start nvidia-fabricmanager in the driver's version; replace the node where a GPU cannot join.
     """
     fabric = gpu_health.fabric
+    if fabric is None and len(driver.gpus) == _GPUS_OF_A_BOARD and _has_switches(gpu):
+        _require_answer(gpu, gpu_health, "fabric")
     if fabric is None:
-        _end(gpu_health, "fabric")
+        _end(gpu, gpu_health, "fabric")
     if fabric.state == _FABRIC_NOT_SUPPORTED:
         not_applicable(f"GPU {gpu.index} is part of no NVSwitch fabric")
     if fabric.state > _FABRIC_COMPLETED:
         wait_for(None, f"GPU {gpu.index}: the state of its fabric is {fabric.state}, which is not on record")
-    if fabric.state != _FABRIC_COMPLETED or fabric.status:
-        state = {_FABRIC_NOT_STARTED: "has not begun to join", _FABRIC_IN_PROGRESS: "is still joining"}
-        seen = state.get(fabric.state, f"could not join (NVML code {fabric.status})")
+    why = "until it has joined, CUDA does not start on it (error 802, system not yet initialized)"
+    if fabric.state != _FABRIC_COMPLETED:
+        waiting = _waiting_for_fabric(machine)
+        if waiting[0].index != gpu.index:
+            wait_for(f"health::fabric_is_ready[gpu{waiting[0].index}]", "GPUs have not joined their NVSwitch fabric")
+        state = "has not begun to join" if fabric.state == _FABRIC_NOT_STARTED else "is still joining"
+        others = f", and {len(waiting) - 1} more of {len(driver.gpus)} wait" if len(waiting) > 1 else ""
         fail(
-            f"{_name(gpu)}: it {seen} its NVSwitch fabric",
-            why="until it has joined, CUDA does not start on it (error 802, system not yet initialized)",
+            f"{_name(gpu)}: it {state} its NVSwitch fabric{others}",
+            why=why,
             fix=[
+                f"see whether the fabric manager runs{_on_the_host(host)}: $ systemctl status nvidia-fabricmanager",
                 "$ sudo systemctl restart nvidia-fabricmanager",
                 "see that it is of the driver's own version: $ nv-fabricmanager --version",
-                "on a cloud node, replace the node",
+            ],
+            action=Action.FIX_SOFTWARE,
+            links=[_FABRIC_GUIDE],
+        )
+    if fabric.status:
+        fail(
+            f"{_name(gpu)}: it could not join its NVSwitch fabric (NVML code {fabric.status})",
+            why=why,
+            fix=[
+                f"look at the log of the fabric manager{_on_the_host(host)}: /var/log/fabricmanager.log",
+                "reboot the node, and replace it if it stays so",
             ],
             action=Action.REPLACE_NODE,
             links=[_FABRIC_GUIDE],
         )
     _judge_fabric(gpu, fabric.health)
+
+
+# As many as NVSwitches join on a board of their own.
+_GPUS_OF_A_BOARD = 8
+
+
+def _has_switches(gpu: Gpu) -> bool:
+    """Whether eight of these have NVSwitches that they join; before Hopper NVML does not tell."""
+    model = _model(gpu)
+    return model is not None and facts.nvlinks(model.name) is not None and model.compute_capability >= (9, 0)
+
+
+def _waiting_for_fabric(machine: Machine) -> list[GpuHealth]:
+    """The GPUs that the fabric manager has not joined yet."""
+    states = (_FABRIC_NOT_STARTED, _FABRIC_IN_PROGRESS)
+    return [found for found in machine.health.gpus if found.fabric and found.fabric.state in states]
+
+
+def _on_the_host(host: Host) -> str:
+    return " on the host" if host.container else ""
 
 
 def _judge_fabric(gpu: Gpu, health: int) -> None:
@@ -643,7 +807,7 @@ def _judge_fabric(gpu: Gpu, health: int) -> None:
             why="work that spans several GPUs is slow there, or fails",
             fix=[
                 "look at the log of the fabric manager, or of the NVLink switches",
-                "replace the node if it stays so",
+                "reboot the node, and replace it if it stays so",
             ],
             action=Action.REPLACE_NODE if blockers else Action.NONE,
             severity=None if blockers else "warning",
@@ -664,7 +828,7 @@ def allows_compute(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """
     mode = gpu_health.compute_mode
     if mode is None:
-        _end(gpu_health, "compute_mode")
+        _end(gpu, gpu_health, "compute_mode")
     fix = f"$ sudo nvidia-smi -i {gpu.index} -c DEFAULT"
     if mode == _PROHIBITED:
         fail(f"{_name(gpu)}: its compute mode is PROHIBITED", why="every CUDA program on it fails to start", fix=fix)
@@ -685,7 +849,7 @@ def mig_mode_is_settled(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """
     current, pending = gpu_health.mig_mode, gpu_health.mig_mode_pending
     if current is None or pending is None:
-        _end(gpu_health, "mig_mode", "mig_mode_pending")
+        _end(gpu, gpu_health, "mig_mode", "mig_mode_pending")
     if current != pending:
         words = {True: "on", False: "off"}
         fail(
@@ -704,7 +868,7 @@ def stays_initialised(gpu: Gpu, gpu_health: GpuHealth, host: Host) -> None:
     """
     _require_data_centre(gpu)
     if gpu_health.persistence is None:
-        _end(gpu_health, "persistence")
+        _end(gpu, gpu_health, "persistence")
     if not gpu_health.persistence:
         where = ", on the host" if host.container else ""
         fail(
@@ -719,10 +883,10 @@ def stays_initialised(gpu: Gpu, gpu_health: GpuHealth, host: Host) -> None:
 def inforom_is_valid(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU's InfoROM, in which it keeps its memory's repairs, is not damaged.
 
-    Fix: reset the GPU; replace it where the damage stays.
+    Fix: have NVIDIA's support look at it, which can rewrite the InfoROM, or replace the node.
     """
     if gpu_health.inforom is None:
-        _end(gpu_health, "inforom")
+        _end(gpu, gpu_health, "inforom")
     if gpu_health.inforom == CORRUPTED_INFOROM:
         fail(
             f"{_name(gpu)}: its InfoROM is damaged",
@@ -784,19 +948,19 @@ def has_no_xid(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     Fix: do what the finding names for this Xid: reset, reboot or replace.
     """
     log = _readable(machine.kernel_log)
-    address = kernel_log.address_of(gpu.pci_address)
-    if address is None:
-        wait_for(None, f"the PCI address of GPU {gpu.index} is not known")
-    found = [(xid, kind) for xid, kind in _open_xids(log, address) if kind not in ("none", "application")]
+    address = _address(gpu)
+    found = _telling_xids(log, address)
+    is_untold = gpu_health.recovery_action is None and any(kind is None for _, kind in rules.open_xids(log, address))
+    _leave_to_root("has_no_xid", gpu, gpu_health, machine)
     if not found:
-        if not log.is_whole:
-            wait_for(None, "the kernel's log is longer than what was read of it")
+        _require_whole(log)
         return
-    found.sort(key=lambda one: -xids.CLASSES.index(one[1]))
     kind = found[0][1]
     # The driver's own word on how the GPU is now, where it has one.
-    is_over = gpu_health.recovery_action == _NO_RECOVERY and kind in ("reset", "reboot")
+    is_over = _is_over(gpu_health, kind)
     is_minor = is_over or kind == "watch"
+    if is_minor and is_untold:
+        wait_for(None, f"GPU {gpu.index}: what the driver wants done (Xid 154) is not on record")
     fail(
         f"{_name(gpu)}: {_describe_xids(xid for xid, _ in found)} in the kernel's log since the driver was loaded"
         + (", after which the driver wants nothing done now" if is_over else ""),
@@ -808,13 +972,53 @@ def has_no_xid(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     )
 
 
-_XID_ACTIONS = {"reset": Action.RESET_GPU, "reboot": Action.REBOOT_NODE, "replace": Action.REPLACE_NODE}
+_XID_ACTIONS = {
+    "drain": Action.FREE_GPU,
+    "reset": Action.RESET_GPU,
+    "reboot": Action.REBOOT_NODE,
+    "replace": Action.REPLACE_NODE,
+}
+# The log does not tell of resets.
+_CLEAR_THE_LOG = "if that was done since then, reload the driver or reboot: the log's record counts until then"
+
+
+def _address(gpu: Gpu) -> kernel_log.PciAddress:
+    address = kernel_log.address_of(gpu.pci_address)
+    if address is None and gpu.pci_address is None and "nvmlDeviceGetPciInfo" not in (gpu.errors or {}):
+        not_applicable(f"GPU {gpu.index} is on no PCI bus")
+    if address is None:
+        wait_for(None, f"the PCI address of GPU {gpu.index} is not known")
+    return address
+
+
+def _require_whole(log: KernelLog) -> None:
+    if not log.is_whole:
+        wait_for(None, "the kernel's log is longer than what was read of it")
+
+
+def _telling_xids(log: KernelLog, address: kernel_log.PciAddress) -> list[tuple[Xid, xids.Class]]:
+    """Those of this GPU that need more than a program's restart, what asks for the most first."""
+    # What the driver wants in words that nobody has written down is watched here, and judged by who calls.
+    found = [(xid, kind or "watch") for xid, kind in rules.open_xids(log, address)]
+    return sorted((one for one in found if one[1] not in ("none", "application")),
+                  key=lambda one: -xids.CLASSES.index(one[1]))  # fmt: skip
+
+
+def _is_over(health: GpuHealth, kind: xids.Class) -> bool:
+    return health.recovery_action == _NO_RECOVERY and kind in ("drain", "reset", "reboot")
+
+
+def _xids_need(gpu: Gpu, health: GpuHealth, log: KernelLog) -> Action | None:
+    address = kernel_log.address_of(gpu.pci_address)
+    found = _telling_xids(log, address) if address else []
+    return _XID_ACTIONS.get(found[0][1]) if found and not _is_over(health, found[0][1]) else None
 
 
 def _ways_out(gpu: Gpu, kind: str) -> list[str]:
     ways = {
         "watch": ["nothing now: replace the node if it comes back"],
-        "reset": _reset(gpu),
+        "drain": ["end every program that uses several GPUs together", _CLEAR_THE_LOG],
+        "reset": [*_reset(gpu), _CLEAR_THE_LOG],
         "reboot": ["reboot the node", "if it comes back, replace the node"],
         "replace": ["take the node out of service"],
     }
@@ -825,22 +1029,6 @@ def _readable(log: KernelLog) -> KernelLog:
     if log.unreadable:
         not_applicable(log.unreadable)
     return log
-
-
-def _open_xids(log: KernelLog, address: kernel_log.PciAddress) -> list[tuple[Xid, xids.Class]]:
-    """Those of this GPU, with what each asks for; without what the driver has taken back since then (Xid 154)."""
-    found: list[tuple[Xid, xids.Class]] = []
-    for xid in log.xids:
-        if xid.address != address:
-            continue
-        kind = xids.find(xid.code).kind
-        if kind == "told":
-            kind = xids.told(xid.text) or "watch"
-            if kind == "none":
-                found.clear()
-                continue
-        found.append((xid, kind))
-    return found
 
 
 def _describe_xids(found: Iterable[Xid]) -> str:
@@ -860,23 +1048,20 @@ def no_gpu_is_lost(driver: GpuEnv, gpus: tuple[Gpu, ...], machine: Machine, host
     Fix: reboot the node; replace it where the GPU stays away.
     """
     log = _readable(machine.kernel_log)
-    if driver.hidden_gpus or host.container:
+    if rules.sees_part(driver, host):
         not_applicable("the log also has the GPUs that are not this job's or this container's")
-    known = [kernel_log.address_of(gpu.pci_address) for gpu in gpus]
-    if None in known:
-        wait_for(None, "the PCI address of a GPU is not known")
-    lost = dict.fromkeys(xid.address for xid in log.xids if xid.address not in known)
-    for address in lost:
-        found = [(xid, kind) for xid, kind in _open_xids(log, address) if kind in _XID_ACTIONS]
-        if found:
-            fail(
-                f"the driver does not show the GPU at {kernel_log.describe(address)}, of which the kernel's log has "
-                f"{_describe_xids(xid for xid, _ in found)}",
-                why="it is lost until the machine is started anew",
-                fix=["reboot the node", "if it comes back, replace the node"],
-                action=Action.REBOOT_NODE,
-                links=[_XID_GUIDE],
-            )
+    for gpu in gpus:
+        _address(gpu)
+    for address, found in rules.lost_gpus(driver, log, host).items():
+        fail(
+            f"the driver does not show the GPU at {kernel_log.describe(address)}, of which the kernel's log has "
+            f"{_describe_xids(found)}",
+            why="it is lost until the machine is started anew",
+            fix=["reboot the node", "if it comes back, replace the node"],
+            action=Action.REBOOT_NODE,
+            links=[_XID_GUIDE],
+        )
+    _require_whole(log)
 
 
 @check()
@@ -887,16 +1072,33 @@ def no_switch_failed(gpus: tuple[Gpu, ...], machine: Machine) -> None:
     """
     log = _readable(machine.kernel_log)
     fatal = [error for error in log.switch_errors if error.is_fatal]
-    if fatal:
-        fail(
-            f"NVSwitch {fatal[-1].address}: {count(len(fatal), 'fatal error')} in the kernel's log since the driver "
-            f"was loaded, the last one SXid {fatal[-1].code}",
-            why="GPUs that talk over this switch wait for ever, or their jobs end",
-            fix=["reset all GPUs of the node together: $ sudo nvidia-smi --gpu-reset", "or reboot it",
-                 "if it comes back, replace the node"],
-            action=Action.RESET_GPU,
-            links=[_FABRIC_GUIDE],
-        )  # fmt: skip
+    if not fatal:
+        _require_whole(log)
+        return
+    is_over = all(_is_joined(machine.health.of(gpu.index)) for gpu in gpus)
+    fail(
+        f"NVSwitch {fatal[-1].address}: {count(len(fatal), 'fatal error')} in the kernel's log since the driver "
+        f"was loaded, the last one SXid {fatal[-1].code}{', and the fabric of every GPU is healthy now' * is_over}",
+        why="the error may come back" if is_over else
+        "GPUs that talk over this switch wait for ever, or their jobs end",
+        fix=["nothing now: replace the node if it comes back"] if is_over else
+        [_RESET_ALL, "or reboot the node", _CLEAR_THE_LOG, "if it comes back, replace the node"],
+        action=Action.NONE if is_over else Action.RESET_GPU,
+        severity="warning" if is_over else None,
+        links=[_FABRIC_GUIDE],
+    )  # fmt: skip
+
+
+def _is_joined(health: GpuHealth | None) -> bool:
+    """Whether the GPU says that it has joined its fabric, and that the routes there are healthy."""
+    fabric = health.fabric if health else None
+    if fabric is None or fabric.state != _FABRIC_COMPLETED or fabric.status:
+        return False
+    says_no = 2
+    is_set_up = (fabric.health >> _FABRIC_CONFIGURATION & 0b1111) not in _FABRIC_CONFIGURATIONS
+    return is_set_up and all(fabric.health >> shift & 0b11 in (0, says_no) for shift in _FABRIC_FAULTS) and (
+        fabric.health >> _ROUTE_UNHEALTHY & 0b11 == says_no
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- together
@@ -906,9 +1108,16 @@ def _name(gpu: Gpu) -> str:
     return f"GPU {gpu.index} ({gpu.name})"
 
 
+_FIRST_END = "end every program on it (on the host, if this is a container), then"
+_RESET_ALL = (
+    "reset all GPUs of the node together: end every program on them (on the host, if this is a container), then: "
+    "$ sudo nvidia-smi --gpu-reset"
+)
+
+
 def _reset(gpu: Gpu, first: str = "") -> list[str]:
     return [
-        f"{first}end every program on the GPU, then: $ sudo nvidia-smi --gpu-reset -i {gpu.index}",
+        f"{first}reset the GPU: {_FIRST_END}: $ sudo nvidia-smi --gpu-reset -i {gpu.index}",
         "if it comes back, replace the node",
     ]
 
@@ -943,12 +1152,44 @@ def _is_unclear(health: GpuHealth, *fields: str) -> bool:
     return any(field in health.silent and not health.silent[field].is_unsupported for field in fields)
 
 
-def _end(health: GpuHealth, *fields: str) -> NoReturn:
+def _end(gpu: Gpu, health: GpuHealth, *fields: str) -> NoReturn:
     """End a check for which NVML gives no answer: not run where it should have, else not applicable."""
     silences = [health.silent[field] for field in fields if field in health.silent]
     for silence in silences:
         if not silence.is_unsupported:
             wait_for(None, f"GPU {health.index}: {silence.call}: {silence.text}")
+    for field in fields:
+        if _must_tell(gpu, health, field):
+            _require_answer(gpu, health, field)
     if not silences:
         wait_for(None, f"GPU {health.index} was not asked for its {fields[0]}")
     not_applicable(f"GPU {health.index} {silences[0].text} ({silences[0].call})")
+
+
+# NVML_ERROR_INVALID_ARGUMENT, where it stands for that, _NOT_SUPPORTED and _NOT_FOUND: by the GPU's own word, not by
+# that of an old driver or binding.
+_SAYS_IT_HAS_NONE = (2, 3, 6)
+
+
+def _require_answer(gpu: Gpu, health: GpuHealth, field: str) -> None:
+    """Not run where the GPU says that it does not have what all of its model have."""
+    silence = health.silent.get(field)
+    if silence and silence.code in _SAYS_IT_HAS_NONE and not health.mig_mode:
+        wait_for(None, f"GPU {gpu.index} {silence.text} ({silence.call}), and every {gpu.name} does")
+
+
+def _must_tell(gpu: Gpu, health: GpuHealth, field: str) -> bool:
+    """Whether every GPU of this model, which is on record, answers the question."""
+    model = _model(gpu)
+    if model is None or model.segment != "datacenter":
+        return False
+    corrects_errors = health.ecc_enabled is not False
+    return {
+        "ecc_enabled": True,
+        "ecc": corrects_errors,
+        "remapped_rows": corrects_errors and model.compute_capability in _REMAP_ROWS,
+        "retired_pages": corrects_errors and model.compute_capability in _RETIRE_PAGES,
+        "clock_reasons": True,
+        "temperature": True,
+        "compute_mode": True,
+    }.get(field, False)

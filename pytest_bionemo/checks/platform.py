@@ -52,6 +52,9 @@ def has_all_gpus(
     seen = len(gpus) + driver.hidden_gpus
     instance, unknown = rules.instance_of(platform)
     is_contained = _is_contained(host, machine)
+    expected = max(instance.gpus if instance else 0, (platform.slurm.gpus or 0) if platform.slurm else 0)
+    if seen < expected and rules.lost_gpus(driver, machine.kernel_log, host):
+        wait_for("health::no_gpu_is_lost", "the kernel's log says which GPU is lost")
     # In a container the GPUs of the job are divided once more.
     granted = platform.slurm.gpus if platform.slurm and not is_contained else None
     if instance and seen < instance.gpus:

@@ -11,8 +11,8 @@ from pytest_bionemo.facts import load
 
 __all__ = ["CLASSES", "Class", "Meaning", "find", "meanings", "told"]
 
-Class = Literal["none", "application", "watch", "reset", "reboot", "replace", "told"]
-CLASSES: tuple[Class, ...] = ("none", "application", "watch", "reset", "reboot", "replace")
+Class = Literal["none", "application", "watch", "drain", "reset", "reboot", "replace", "told"]
+CLASSES: tuple[Class, ...] = ("none", "application", "watch", "drain", "reset", "reboot", "replace")
 """What has to be done, weakest first."""
 
 _CHANGED_TO = re.compile(r"changed from [^()]*\([^()]*\) to [^()]*\((?P<action>[^()]*)\)")

@@ -8,42 +8,58 @@ nothing of what the driver said.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from ctypes import c_int32
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pytest_bionemo.probes import host
 from pytest_bionemo.probes.child import Answer, note
 
 T = TypeVar("T")
 
-# NVML return codes (nvml.h). That one of these answers a question is no fault: the GPU, its mode, this driver or this
-# user has no such thing. A link or a threshold that is not there is an invalid argument.
+# NVML return codes (nvml.h). That one of these answers a question is no fault: the GPU, its mode or this driver has
+# no such thing.
 _UNSUPPORTED = {
-    2: "has none",  # NVML_ERROR_INVALID_ARGUMENT
     3: "does not support it",  # NVML_ERROR_NOT_SUPPORTED
-    4: "does not tell this user",  # NVML_ERROR_NO_PERMISSION
     6: "has none",  # NVML_ERROR_NOT_FOUND
     13: "has a driver library that is too old to say",  # NVML_ERROR_FUNCTION_NOT_FOUND
     22: "is a virtual GPU",  # NVML_ERROR_VGPU_ECC_NOT_SUPPORTED
     25: "has a driver library that is too old to say",  # NVML_ERROR_ARGUMENT_VERSION_MISMATCH
     26: "has a driver library that no longer says it",  # NVML_ERROR_DEPRECATED
 }
+# No fault only where NVML is documented to answer so: for a link, a threshold or a field that is not there.
+_INVALID_ARGUMENT = 2
+# No fault only in a container and of a GPU in MIG mode, whose owner is another one.
+_NO_PERMISSION = 4
 CORRUPTED_INFOROM = 14
 GPU_IS_LOST = 15
 RESET_REQUIRED = 16
 
 # Numbers that are none: -1 of either size, as which NVML also writes "not available".
 _NO_NUMBER = (2**32 - 1, 2**64 - 1)
-# No chip of silicon works outside these, in degrees Celsius; no link, no limit and no clock is that large.
-_COLDEST, _HOTTEST = -50, 200
+# In degrees Celsius: a chip that is colder or hotter does not work, nor is a limit set elsewhere.
+_COLDEST, _HOTTEST = 1, 130
+_LEAST_THRESHOLD, _MOST_THRESHOLD = 60, 130
+_LEAST_MARGIN, _MOST_MARGIN = -60, 130
+_MOST_OPERATING_MARGIN = 20
 _MOST_LINKS = 64
+_LINKS_SO_FAR = 18  # NVML_NVLINK_MAX_LINKS of the models that are on record
+# nvmlClocksEventReason*: those that have been given out, the last of them for "unknown"; new ones come singly.
+_KNOWN_REASONS = 0x7FF | 1 << 63
+_MOST_NEW_REASONS = 4
+# Bits that are also set while the clock is being changed are read again, so many times at this distance.
+_PASSING_REASONS = 0x8 | 0x20 | 0x40 | 0x80
+_READ_AGAIN, _READ_AGAIN_S = 2, 0.05
 _MOST_MHZ = 10_000
 _MOST_WATTS = 10_000
 _WIDTHS = (1, 2, 4, 8, 12, 16, 32)
 
 _RECOVERY_ACTION_FIELD = 230  # NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, which an older nvidia-ml-py does not name
+_SLOWDOWN_TLIMIT_FIELD, _OPERATING_TLIMIT_FIELD = 194, 196  # NVML_FI_DEV_TEMPERATURE_{SLOWDOWN,GPU_MAX}_TLIMIT
 _TEMPERATURE_MAX_OPERATING = 3  # NVML_TEMPERATURE_THRESHOLD_GPU_MAX
 _REPLAY, _RECOVERY, _CRC_FLIT = 0, 1, 2  # NVML_NVLINK_ERROR_DL_*
 
@@ -53,11 +69,13 @@ class Silence:
     """Why NVML did not answer a question: the function, and in words what it said instead.
 
     ``is_unsupported``: there is nothing to be told of this GPU by this driver to this user. Else it should have been.
+    ``code`` is what NVML returned, None where it was not that.
     """
 
     call: str
     text: str
     is_unsupported: bool
+    code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -154,9 +172,10 @@ _EXCLUSIVE_THREAD, _EXCLUSIVE_PROCESS = 1, 3
 class GpuHealth:
     """One GPU. What it does not say is None, and ``silent`` has the reason under the name of the field.
 
-    ``clock_reasons`` are NVML's bits for why the clock is held down. Temperatures are in degrees Celsius,
-    ``temperature_margin`` is how many are left until the clock is lowered. Clocks are in MHz: the highest one, the
-    highest that is allowed, the one that is set and the one that is set out of the box. Power limits are in
+    ``clock_reasons`` are NVML's bits for why the clock is held down, and stays so. Temperatures are in degrees
+    Celsius. ``temperature_margin`` is how many are left until the GPU has the highest one that it is made for;
+    ``margin_slowdown`` and ``margin_operating`` are the margins at which its clock is halved, and at which it begins
+    to be lowered. Clocks are in MHz: the one that is set and the one that is set out of the box. Power limits are in
     watts. ``inforom`` is NVML's code for its state, ``recovery_action`` for what the driver wants done.
     ``processes`` are those of others than this run; ``own_bytes`` is what this run's own hold.
     """
@@ -174,6 +193,8 @@ class GpuHealth:
     temperature_slowdown: int | None = None
     temperature_operating: int | None = None
     temperature_margin: int | None = None
+    margin_slowdown: int | None = None
+    margin_operating: int | None = None
     pci_link: PciLink | None = None
     pcie_replays: int | None = None
     nvlinks: NvLinks | None = None
@@ -188,8 +209,6 @@ class GpuHealth:
     persistence: bool | None = None
     power_limit: float | None = None
     default_power_limit: float | None = None
-    max_clock: int | None = None
-    boost_clock: int | None = None
     application_clock: int | None = None
     default_application_clock: int | None = None
     inforom: int | None = None
@@ -316,6 +335,8 @@ class _Reader:
                 values[one.name] = reader()
             except _Unanswered as error:
                 silent[one.name] = error.silence
+        if values.get("mig_mode") or host.container():
+            silent = {name: _excused(silence) for name, silence in silent.items()}
         return GpuHealth(index=self._index, **values, own_bytes=self._ours, silent=silent)
 
     def _ask(self, call: str, *arguments: Any) -> Any:
@@ -338,6 +359,21 @@ class _Reader:
     def _number(self, call: str, *arguments: Any, most: int = 2**53, least: int = 0) -> int:
         """The same, for a number that lies in these bounds."""
         return _within(call, self._ask(call, *arguments), least, most)
+
+    def _optional(self, call: str, *arguments: Any, least: int = 0, most: int = 2**53) -> int:
+        """The same, where NVML says of an argument that it is not valid when the GPU has no such thing."""
+        try:
+            return self._number(call, *arguments, least=least, most=most)
+        except _Unanswered as error:
+            raise _Unanswered(_absent(error.silence)) from error
+
+    def _field(self, number: int, least: int, most: int) -> int:
+        """The value of a field; those with a sign and those without, of any length, have this number in its end."""
+        call = "nvmlDeviceGetFieldValues"
+        (value,) = self._ask(call, [number])
+        if code := value.nvmlReturn:
+            raise _Unanswered(_absent(_silence(call, code, f"code {code}")))
+        return _within(call, c_int32(value.value.uiVal).value, least, most)
 
     def _flag(self, call: str, *arguments: Any) -> bool:
         return bool(self._number(call, *arguments, most=1))
@@ -394,25 +430,36 @@ class _Reader:
             try:
                 return way()
             except _Unanswered as error:
-                if not error.silence.is_unsupported:
+                if not _absent(error.silence).is_unsupported:
                     raise
         return ways[-1]()
 
     def _read_clock_reasons(self) -> int:
-        return self._first_of(
-            lambda: self._number("nvmlDeviceGetCurrentClocksEventReasons", most=2**32),
-            lambda: self._number("nvmlDeviceGetCurrentClocksThrottleReasons", most=2**32),
+        reasons = self._ask_reasons()
+        for _ in range(_READ_AGAIN):
+            if reasons & _PASSING_REASONS:
+                time.sleep(_READ_AGAIN_S)
+                reasons &= self._ask_reasons()
+        return reasons
+
+    def _ask_reasons(self) -> int:
+        reasons = self._first_of(
+            lambda: self._number("nvmlDeviceGetCurrentClocksEventReasons", most=2**64),
+            lambda: self._number("nvmlDeviceGetCurrentClocksThrottleReasons", most=2**64),
         )
+        if (reasons & ~_KNOWN_REASONS).bit_count() > _MOST_NEW_REASONS:
+            raise _Unanswered(Silence(self._doing, f"gives {reasons:#x}, which cannot be", False))
+        return reasons & _KNOWN_REASONS
 
     def _read_temperature(self) -> int:
         return self._number("nvmlDeviceGetTemperature", 0, least=_COLDEST, most=_HOTTEST)  # NVML_TEMPERATURE_GPU
 
     def _threshold(self, kind: int) -> int:
         call = "nvmlDeviceGetTemperatureThreshold"
-        degrees = self._number(call, kind, most=_HOTTEST)
+        degrees = self._optional(call, kind, most=_MOST_THRESHOLD)
         if degrees == 0:
             raise _Unanswered(Silence(call, "has none", True))
-        return degrees
+        return _within(call, degrees, _LEAST_THRESHOLD, _MOST_THRESHOLD)
 
     def _read_temperature_shutdown(self) -> int:
         return self._threshold(0)
@@ -424,7 +471,13 @@ class _Reader:
         return self._threshold(_TEMPERATURE_MAX_OPERATING)
 
     def _read_temperature_margin(self) -> int:
-        return self._number("nvmlDeviceGetMarginTemperature", least=-_HOTTEST, most=_HOTTEST)
+        return self._optional("nvmlDeviceGetMarginTemperature", least=_LEAST_MARGIN, most=_MOST_MARGIN)
+
+    def _read_margin_slowdown(self) -> int:
+        return self._field(_SLOWDOWN_TLIMIT_FIELD, _LEAST_MARGIN, 0)  # beyond what it is made for
+
+    def _read_margin_operating(self) -> int:
+        return self._field(_OPERATING_TLIMIT_FIELD, _LEAST_MARGIN, _MOST_OPERATING_MARGIN)
 
     def _read_pci_link(self) -> PciLink:
         widths = [self._number(f"nvmlDeviceGet{which}PcieLinkWidth") for which in ("Curr", "Max")]
@@ -442,18 +495,29 @@ class _Reader:
     def _links(self) -> dict[int, bool]:
         """Each NVLink that the GPU has, and whether it is up."""
         if self._link_states is None:
-            self._link_states = dict(self._ask_links())
+            self._link_states = self._ask_links()
         return self._link_states
 
-    def _ask_links(self) -> Iterator[tuple[int, bool]]:
-        # After the last one NVML says that there is none.
+    def _ask_links(self) -> dict[int, bool]:
+        # After the last one NVML says that there is none: of one in the middle that is no answer.
+        call = "nvmlDeviceGetNvLinkState"
+        states: dict[int, bool] = {}
+        missing: dict[int, _Unanswered] = {}
         for link in range(_MOST_LINKS):
+            if missing and link >= _LINKS_SO_FAR:
+                break
             try:
-                yield link, self._flag("nvmlDeviceGetNvLinkState", link)
+                states[link] = bool(self._optional(call, link, most=1))
             except _Unanswered as error:
-                if link == 0 or not error.silence.is_unsupported:
+                if not error.silence.is_unsupported:
                     raise
-                return
+                missing[link] = error
+        if not states:
+            raise missing[0]
+        odd = min(missing, default=_MOST_LINKS)
+        if odd < max(states):
+            raise _Unanswered(Silence(call, f"tells of link {max(states)}, and not of link {odd}", False))
+        return states
 
     def _read_nvlinks(self) -> NvLinks:
         states = self._links()
@@ -476,7 +540,8 @@ class _Reader:
             lambda: self._struct("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t"),
             self._older_fabric,
         )
-        return Fabric(found.state, found.status, getattr(found, "healthMask", 0))
+        # The state is one byte; what follows it need not be set.
+        return Fabric(found.state & 0xFF, found.status, getattr(found, "healthMask", 0))
 
     def _older_fabric(self) -> Any:
         from ctypes import Structure, byref, c_uint8, c_uint32
@@ -517,15 +582,23 @@ class _Reader:
             # 12.535 of the binding takes each for longer than drivers before and after 535.43 to 535.86 write it.
             text = "cannot be asked by this nvidia-ml-py, whose processes are not those of the driver"
             raise _Unanswered(Silence("nvmlDeviceGetComputeRunningProcesses_v3", text, True))
+        processes = {
+            process.pid: process for kind in ("Graphics", "Compute") for process in self._ask_processes(kind)
+        }
+        ours = {process.pid for process in processes.values() if _is_of_this_run(process.pid)}
+        self._ours = sum(processes[pid].memory_bytes or 0 for pid in ours)
+        return tuple(process for process in processes.values() if process.pid not in ours)
+
+    def _ask_processes(self, kind: str) -> list[Process]:
         # By version: the function without one raises an error of its own where the driver is older than the binding.
-        found = self._first_of(
-            lambda: self._ask("nvmlDeviceGetComputeRunningProcesses_v3"),
-            lambda: self._ask("nvmlDeviceGetComputeRunningProcesses_v2"),
-        )
-        processes = [Process(one.pid, one.usedGpuMemory) for one in found]
-        ours = {process.pid for process in processes if _is_of_this_run(process.pid)}
-        self._ours = sum(process.memory_bytes or 0 for process in processes if process.pid in ours)
-        return tuple(process for process in processes if process.pid not in ours)
+        call = f"nvmlDeviceGet{kind}RunningProcesses"
+        try:
+            found = self._first_of(lambda: self._ask(f"{call}_v3"), lambda: self._ask(f"{call}_v2"))
+        except _Unanswered as error:
+            if kind == "Graphics" and error.silence.is_unsupported:
+                return []  # nothing draws on a GPU that cannot
+            raise
+        return [Process(one.pid, one.usedGpuMemory) for one in found]
 
     def _read_persistence(self) -> bool:
         return self._flag("nvmlDeviceGetPersistenceMode")
@@ -541,12 +614,6 @@ class _Reader:
 
     def _clock(self, call: str) -> int:
         return self._number(call, 1, most=_MOST_MHZ, least=1)  # NVML_CLOCK_SM
-
-    def _read_max_clock(self) -> int:
-        return self._clock("nvmlDeviceGetMaxClockInfo")
-
-    def _read_boost_clock(self) -> int:
-        return self._clock("nvmlDeviceGetMaxCustomerBoostClock")
 
     def _read_application_clock(self) -> int:
         return self._clock("nvmlDeviceGetApplicationsClock")
@@ -566,17 +633,24 @@ class _Reader:
         return 0
 
     def _read_recovery_action(self) -> int:
-        call = "nvmlDeviceGetFieldValues"
-        (value,) = self._ask(call, [_RECOVERY_ACTION_FIELD])
-        if value.nvmlReturn:
-            raise _Unanswered(_silence(call, value.nvmlReturn, f"code {value.nvmlReturn}"))
-        return _within(call, value.value.uiVal, 0, 2**16)
+        return self._field(_RECOVERY_ACTION_FIELD, 0, 2**16)
 
 
 def _silence(call: str, code: int, text: str) -> Silence:
     if code in _LOST:
-        return Silence(call, _LOST[code], False)
-    return Silence(call, _UNSUPPORTED.get(code, text), code in _UNSUPPORTED)
+        return Silence(call, _LOST[code], False, code)
+    return Silence(call, _UNSUPPORTED.get(code, text), code in _UNSUPPORTED, code)
+
+
+def _absent(silence: Silence) -> Silence:
+    """The same where an argument that is not valid is one of which the GPU has none."""
+    return replace(silence, text="has none", is_unsupported=True) if silence.code == _INVALID_ARGUMENT else silence
+
+
+def _excused(silence: Silence) -> Silence:
+    """The same where this user need not be told."""
+    is_denied = silence.code == _NO_PERMISSION
+    return replace(silence, text="does not tell this user", is_unsupported=True) if is_denied else silence
 
 
 def _within(call: str, value: int, least: int, most: int) -> int:

@@ -22,11 +22,15 @@ _RECORD = 8192  # a record is handed over whole, and is no longer than this (CON
 
 # "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, ...", without "PCI:" before driver 319, with "GPU-I:03" for a MIG slice.
 _XID = re.compile(
-    r"NVRM: Xid \((?:PCI:)?(?P<address>[\da-fA-F]+:[\da-fA-F]+:[\da-fA-F]+)[^)]*\): "
-    r"(?P<code>\d+)(?:,\s*(?P<text>.*))?"
+    r"NVRM: Xid \((?:PCI:)?(?P<address>[0-9a-fA-F]{1,8}:[0-9a-fA-F]{1,2}:[0-9a-fA-F]{1,2})(?![0-9a-fA-F])[^)]*\): "
+    r"(?P<code>[0-9]{1,5})(?![0-9])(?:,\s*(?P<text>.*))?"
 )
 # "nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 22013, Fatal, Link 08 ..."
-_SXID = re.compile(r"SXid \((?:PCI:)?(?P<address>[\da-fA-F:.]+)\): (?P<code>\d+), (?P<severity>Fatal|Non-fatal)")
+_SXID = re.compile(
+    r"SXid \((?:PCI:)?(?P<address>[0-9a-fA-F:.]+)\): (?P<code>[0-9]{1,5}), (?P<severity>Fatal|Non-fatal)"
+)
+# Everybody who may write to /dev/kmsg can, but never as the kernel.
+_PRIORITY = re.compile(r"([0-9]{1,10}),")
 _LOADED = "NVRM: loading NVIDIA"
 
 
@@ -120,6 +124,8 @@ def _understand(lines: Iterator[str], reading: _Reading) -> KernelLog:
     xids: list[Xid] = []
     errors: list[SwitchError] = []
     for line in lines:
+        if not _is_the_kernels(line):
+            continue
         if _LOADED in line:
             # What was wrong before belongs to a driver that is gone, and to GPUs that have been set up anew.
             xids.clear()
@@ -134,6 +140,12 @@ def _understand(lines: Iterator[str], reading: _Reading) -> KernelLog:
     if reading.failure and not xids and not errors:
         return KernelLog(unreadable=reading.failure)
     return KernelLog(tuple(xids), tuple(errors), is_whole=reading.is_whole and reading.failure is None)
+
+
+def _is_the_kernels(line: str) -> bool:
+    """'4,1234,98765432,-;text': its first field is eight times the facility, 0 for the kernel, and the level."""
+    found = _PRIORITY.match(line)
+    return found is None or int(found[1]) >> 3 == 0
 
 
 def _seconds(line: str) -> float:

@@ -14,7 +14,7 @@ from standin import H100_MIG, MIB, A100_80x8, GB200x4, H100x1, L40Sx4, Node, RTX
 GIB = 1024 * MIB
 LOST, NEEDS_RESET = 15, 16
 INFOROM = 14
-OLD_BINDING = "no process that is visible"  # nvidia-ml-py 12.535 misreads the list of processes
+OLD_BINDING = "whom could not be asked"  # nvidia-ml-py 12.535 misreads the list of processes
 
 
 @at("driver library")
@@ -46,6 +46,17 @@ def all_sick(**health: int | None) -> Change:
     def inject(rig: Rig) -> None:
         assert rig.node
         rig.node = rig.node.with_every_health(**health)
+
+    return inject
+
+
+@at("driver library")
+def all_changed(**changes: object) -> Change:
+    """Every GPU of the node is like this."""
+
+    def inject(rig: Rig) -> None:
+        assert rig.node
+        rig.node = replace(rig.node, gpus=tuple(replace(gpu, **changes) for gpu in rig.node.gpus))  # type: ignore[arg-type]
 
     return inject
 
@@ -104,6 +115,8 @@ def bare_metal(rig: Rig) -> None:
 
 
 QUIET_LOG = kernel_says(xid(13), xid(31), xid(43), xid(45), xid(63), xid(94))
+SWITCH_FAILED = "nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 22013, Fatal, Link 08 Minion Link DLREQ"
+NO_THRESHOLDS = {"temperature_slowdown": None, "temperature_shutdown": None, "temperature_operating": None}
 # A driver from before 565 does not say what it wants done: then the log is all there is.
 OLDER = sick(recovery_action=None)
 
@@ -151,10 +164,16 @@ TWINS: dict[str, Twin] = {
     "health::needs_no_recovery": Twin(
         {
             "reset": Fault(
-                sick(recovery_action=1), "wants that the GPU is reset", "gpu-reset -i 3", "RESET_GPU", "gpu3"
+                sick(recovery_action=1),
+                "wants that the GPU is reset",
+                r"end every program on it \(on the host.*gpu-reset -i 3",
+                "RESET_GPU",
+                "gpu3",
             ),
             "reboot": Fault(sick(recovery_action=2), "machine is rebooted", "reboot", "REBOOT_NODE", "gpu3"),
-            "peers": Fault(sick(recovery_action=3), "work between GPUs is ended", "reset", "RESET_GPU", "gpu3"),
+            "peers": Fault(
+                sick(recovery_action=3), "work between GPUs is ended$", "several GPUs together", "FREE_GPU", "gpu3"
+            ),
             "drain": Fault(sick(recovery_action=4), "all work on the GPU is ended", "reset", "RESET_GPU", "gpu3"),
             "IMEX": Fault(sick(recovery_action=5), "IMEX", "IMEX service", "FIX_SOFTWARE", "gpu3"),
             "bus": Fault(sick(recovery_action=6), "over its bus", "reset", "RESET_GPU", "gpu3"),
@@ -188,6 +207,21 @@ TWINS: dict[str, Twin] = {
             "pending": Fault(
                 sick(row_remap_pending=1, rows_remapped_uncorrectable=1),
                 r"waits to be remapped \(1 row remapped",
+                "when it is next idle, .*gpu-reset -i 3",
+                "RESET_GPU",
+                "gpu3",
+                "warning",
+            ),
+            "pending, by the driver's word as well": Fault(
+                sick(row_remap_pending=1, rows_remapped_uncorrectable=1, recovery_action=1),
+                r"waits to be remapped \(1 row remapped",
+                "^reset the GPU",
+                "RESET_GPU",
+                "gpu3",
+            ),
+            "pending, where errors are not contained": Fault(
+                both(machine(L40Sx4), sick(row_remap_pending=1, rows_remapped_uncorrectable=1)),
+                "waits to be remapped",
                 "gpu-reset -i 3",
                 "RESET_GPU",
                 "gpu3",
@@ -242,7 +276,25 @@ TWINS: dict[str, Twin] = {
                 "gpu3",
             ),
             "of nobody here": Fault(
-                changed(used_bytes=20 * GIB), "by no process that is visible here", "fuser", "FREE_GPU", "gpu3"
+                changed(used_bytes=20 * GIB),
+                "(by no process that is visible here|by whom could not be asked)",
+                "fuser",
+                "FREE_GPU",
+                "gpu3",
+            ),
+            "of whom cannot be asked": Fault(
+                both(changed(used_bytes=20 * GIB), failing("nvmlDeviceGetComputeRunningProcesses_v3", 999)),
+                "are taken; by whom could not be asked",
+                "fuser",
+                "FREE_GPU",
+                "gpu3",
+            ),
+            "of what is drawn": Fault(
+                changed(used_bytes=20 * GIB, graphics=((1, 20 * GIB),)),
+                rf"by (process 1 \(20\.0 GiB\)|{OLD_BINDING})",
+                "end them|fuser",
+                "FREE_GPU",
+                "gpu3",
             ),
             "of many": Fault(
                 changed(used_bytes=20 * GIB, processes=((1, GIB), (2, None), (3, GIB), (4, GIB), (5, GIB))),
@@ -261,7 +313,25 @@ TWINS: dict[str, Twin] = {
     ),
     "health::is_not_slowed_down": Twin(
         {
-            "too hot": Fault(changed(clock_reasons=0x44), "too hot .*0x44", "this one alone", "REPLACE_NODE", "gpu3"),
+            "too hot": Fault(
+                changed(clock_reasons=0x44), "too hot .*0x44", "others are not held down", "REPLACE_NODE", "gpu3"
+            ),
+            "all by their power supply": Fault(
+                all_changed(clock_reasons=0x80),
+                "hardware, with 7 more of 8: .*power brake",
+                "not at fault",
+                "NONE",
+                "gpu0",
+            ),
+            "alone, by its power supply": Fault(
+                machine(H100x1.with_gpu(0, clock_reasons=0x80)), "power brake", "power", "REPLACE_NODE", "gpu0"
+            ),
+            "a workstation's": Fault(
+                machine(RTX4090x1.with_gpu(0, clock_reasons=0x80)), "power brake", "power", "NONE", "gpu0", "warning"
+            ),
+            "for no reason": Fault(
+                changed(clock_reasons=0x8), "for no reason that it tells", "under load", "NONE", "gpu3", "warning"
+            ),
             "power brake": Fault(changed(clock_reasons=0x81), "power brake", "power supply", "REPLACE_NODE", "gpu3"),
             "both": Fault(
                 changed(clock_reasons=0xC8), "too hot, .*power brake.*, hardware slowdown", "", "REPLACE_NODE", "gpu3"
@@ -271,7 +341,8 @@ TWINS: dict[str, Twin] = {
             ),
         },
         # Idle, at its power cap, at a clock that was set: all of that is normal.
-        healthy=changed(clock_reasons=0x1 | 0x2 | 0x4 | 0x10 | 0x100),
+        # So is a slowdown that passes: clocks are being changed. A reason that is not known yet is none.
+        healthy=changed(clock_reasons=0x3C8, clock_reasons_later=0x1 | 0x2 | 0x4 | 0x10 | 0x100 | 0x1000),
         parameter="gpu3",
     ),
     "health::is_cool": Twin(
@@ -280,17 +351,29 @@ TWINS: dict[str, Twin] = {
                 sick(temperature=91), "91 degrees Celsius, and it slows down at 90", "cooling", "REPLACE_NODE", "gpu3"
             ),
             "no margin left": Fault(
-                sick(
-                    temperature=88,
-                    temperature_margin=0,
-                    temperature_slowdown=None,
-                    temperature_shutdown=None,
-                    temperature_operating=None,
-                ),
-                "88 degrees .*slows down there",
-                "",
+                sick(temperature=88, temperature_margin=-3, **NO_THRESHOLDS),
+                "88 degrees Celsius, a margin of -3 to what it is made for, and it slows down at -3",
+                "cooling",
                 "REPLACE_NODE",
                 "gpu3",
+            ),
+            "no margin left, and no limit": Fault(
+                sick(temperature=88, temperature_margin=-1, temperature_slowdown_tlimit=None, **NO_THRESHOLDS),
+                "margin of -1 .*slows down below 0",
+                "cooling",
+                "REPLACE_NODE",
+                "gpu3",
+            ),
+            "shuts down": Fault(
+                sick(temperature=96), "96 degrees Celsius, and it shuts down at 95", "cooling", "REPLACE_NODE", "gpu3"
+            ),
+            "margin used up": Fault(
+                sick(temperature=85, temperature_margin=0),
+                "85 degrees Celsius, a margin of 0, made to work above 0",
+                "cooling",
+                "NONE",
+                "gpu3",
+                "warning",
             ),
             "hotter than it is made for": Fault(
                 sick(temperature=88), "made to work below 87", "cooling", "NONE", "gpu3", "warning"
@@ -305,7 +388,6 @@ TWINS: dict[str, Twin] = {
     "health::has_full_clock": Twin(
         {
             "set low": Fault(sick(clock_application=1155), "set to 1155 MHz", "-i 3 -rac", parameter="gpu3"),
-            "held back": Fault(sick(clock_boost=1200), "1200 MHz, the chip can do 1980", "-rgc", parameter="gpu3"),
         },
         parameter="gpu3",
     ),
@@ -332,7 +414,8 @@ TWINS: dict[str, Twin] = {
                 sick(pcie_replays=4_000_000_000), "4000000000 packets .*up to 8 a minute", "", "REBOOT_NODE", "gpu3"
             )
         },
-        healthy=sick(pcie_replays=5),
+        # Training the link has its price: some hundred are no rate yet when the machine has just been started.
+        healthy=sick(pcie_replays=200),
         parameter="gpu3",
     ),
     "health::nvlinks_are_up": Twin(
@@ -367,10 +450,16 @@ TWINS: dict[str, Twin] = {
     "health::fabric_is_ready": Twin(
         {
             "not begun": Fault(
-                all_sick(fabric_state=1), "has not begun to join", "fabricmanager", "REPLACE_NODE", "gpu3"
+                all_sick(fabric_state=1, nvlinks_up=0),
+                "GPU 0 .*has not begun to join its NVSwitch fabric, and 7 more of 8 wait",
+                "systemctl restart nvidia-fabricmanager",
+                "FIX_SOFTWARE",
+                "gpu0",
             ),
-            "not ended": Fault(sick(fabric_state=2), "is still joining", "fabricmanager", "REPLACE_NODE", "gpu3"),
-            "failed": Fault(sick(fabric_status=999), r"could not join \(NVML code 999\)", "", "REPLACE_NODE", "gpu3"),
+            "not ended": Fault(sick(fabric_state=2), "is still joining", "fabricmanager", "FIX_SOFTWARE", "gpu3"),
+            "failed": Fault(
+                sick(fabric_status=999), r"could not join .* \(NVML code 999\)", "", "REPLACE_NODE", "gpu3"
+            ),
             "route unhealthy": Fault(
                 sick(fabric_health=0x19A), r"a route is unhealthy \(health 0x19a\)", "", "REPLACE_NODE", "gpu3"
             ),
@@ -437,8 +526,15 @@ TWINS: dict[str, Twin] = {
             "reset": Fault(
                 both(OLDER, kernel_says(xid(48), xid(48))),
                 r"Xid 48 \(a memory error could not be corrected \(double bit\)\) twice",
-                "gpu-reset -i 3",
+                r"gpu-reset -i 3(.|\n)*if that was done since then, reload the driver or reboot",
                 "RESET_GPU",
+                "gpu3",
+            ),
+            "between GPUs": Fault(
+                both(OLDER, kernel_says(recovery("Drain P2P"))),
+                "Xid 154",
+                "several GPUs together",
+                "FREE_GPU",
                 "gpu3",
             ),
             "the strongest first": Fault(
@@ -477,11 +573,18 @@ TWINS: dict[str, Twin] = {
     "health::no_switch_failed": Twin(
         {
             "fatal": Fault(
-                kernel_says("nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 22013, Fatal, Link 08 Minion Link DLREQ"),
-                r"NVSwitch 0000:c1:00\.0: 1 fatal error .*SXid 22013",
+                both(all_sick(fabric_health=0), kernel_says(SWITCH_FAILED)),
+                r"NVSwitch 0000:c1:00\.0: 1 fatal error .*SXid 22013$",
                 "gpu-reset",
                 "RESET_GPU",
-            )
+            ),
+            "fatal, and over": Fault(
+                kernel_says(SWITCH_FAILED),
+                "SXid 22013, and the fabric of every GPU is healthy now",
+                "nothing now",
+                "NONE",
+                severity="warning",
+            ),
         },
         healthy=QUIET_LOG,
     ),
@@ -489,7 +592,9 @@ TWINS: dict[str, Twin] = {
 
 # What nvidia-ml-py 12.535 has no question for: with it, these checks do not apply.
 UNKNOWN_TO_OLD_BINDING = {
+    "health::is_cool": ("no margin left", "no margin left, and no limit", "margin used up"),
     "health::has_no_memory_errors": ("too many in caches",),
+    "health::no_switch_failed": ("fatal, and over",),
     "health::fabric_is_ready": ("route unhealthy", "wrong set-up", "degraded", "unhealthy and degraded"),
 }
 if not hasattr(pynvml, "nvmlDeviceGetGpuFabricInfoV"):

@@ -47,6 +47,8 @@ __all__ = [
     "StandinMig",
     "T4x1",
     "V100x1",
+    "V100x2",
+    "V100x4",
     "VGPUx1",
     "build",
 ]
@@ -96,8 +98,10 @@ class StandinMig:
 class StandinGpu:
     """One GPU. ``mig_enabled`` is None where the device knows no MIG; ``minor`` is its index unless given.
 
-    ``clock_reasons`` are NVML's bits for why the clock is held down, ``sm_clock`` is where, in MHz. ``health`` has
-    keys of ``HEALTH``. ``processes`` compute on it: their ids, and the bytes they hold (None: NVML does not know).
+    ``clock_reasons`` are NVML's bits for why the clock is held down, ``clock_reasons_later`` those that it gives from
+    the second time on, where they differ; ``sm_clock`` is where, in MHz. ``health`` has keys of ``HEALTH``.
+    ``processes`` compute on it: their ids, and the bytes they hold (None: NVML does not know). ``graphics`` draw on
+    it. ``odd_link`` is an NVLink of which it says that it has none.
     """
 
     name: str
@@ -111,10 +115,13 @@ class StandinGpu:
     used_bytes: int = 0
     minor: int | None = None
     clock_reasons: int = 0
+    clock_reasons_later: int | None = None
     sm_clock: int = 1980
     vbios: str = "96.00.99.00.01"
     health: Mapping[str, int | None] = field(default_factory=dict)
     processes: tuple[tuple[int, int | None], ...] = ()
+    graphics: tuple[tuple[int, int | None], ...] = ()
+    odd_link: int | None = None
 
     def __post_init__(self) -> None:
         _check_faults(self.faults, _OF_ONE_DEVICE)
@@ -204,8 +211,13 @@ class Node:
             of_gpu["vbios"] = gpu.vbios
             for key, said in gpu.health.items():
                 of_gpu[f"health.{key}"] = "unsupported" if said is None else said
-            for number, (pid, held) in enumerate(gpu.processes):
-                of_gpu[f"process.{number}"] = f"{pid} {'unknown' if held is None else held}"
+            for kind, processes in (("process", gpu.processes), ("graphics", gpu.graphics)):
+                for number, (pid, held) in enumerate(processes):
+                    of_gpu[f"{kind}.{number}"] = f"{pid} {'unknown' if held is None else held}"
+            if gpu.clock_reasons_later is not None:
+                of_gpu["clock_reasons_later"] = gpu.clock_reasons_later
+            if gpu.odd_link is not None:
+                of_gpu["odd_link"] = gpu.odd_link
             for number, mig in enumerate(gpu.migs):
                 of_gpu[f"mig.{number}.name"] = mig.name
                 of_gpu[f"mig.{number}.uuid"] = mig.uuid
@@ -347,7 +359,6 @@ def _clocks(mhz: int, application: int | None) -> Health:
     """The highest clock, and the applications clock of a new board; None where there is no such setting."""
     return {
         "clock_max": mhz,
-        "clock_boost": mhz,
         "clock_application": application,
         "clock_application_default": application,
     }
@@ -360,6 +371,8 @@ def _hot_at(operating: int, slowdown: int, shutdown: int) -> Health:
         "temperature_slowdown": slowdown,
         "temperature_shutdown": shutdown,
         "temperature_margin": None,
+        "temperature_slowdown_tlimit": None,
+        "temperature_operating_tlimit": None,
     }
 
 
@@ -391,7 +404,6 @@ _DESKTOP: Health = {
     **_BEFORE_R565,
     **_clocks(3105, None),
     **_hot_at(84, 90, 92),
-    "clock_boost": None,
     "ecc_mode": None,
     "ecc_volatile": None,
     "ecc_aggregate": None,
@@ -559,24 +571,30 @@ LAPTOPx1 = Node(
         health={**_DESKTOP, "power_limit": None, "power_limit_default": None, "pcie_width": 8, "pcie_width_max": 8},
     )
 )
-V100x1 = Node(
-    gpus=_gpus(
-        "Tesla V100-SXM2-16GB",
-        16384,
-        (7, 0),
-        vbios="88.00.4F.00.09",
-        health={
-            **_PAGES,
-            **_NO_FABRIC,
-            **_power(300),
-            **_clocks(1530, 1312),
-            **_hot_at(83, 87, 90),
-            "pcie_generation_max": 3,
-            "nvlinks": 6,
-            "nvlinks_up": 0,
-        },
+_V100: Health = {
+    **_PAGES,
+    **_NO_FABRIC,
+    **_power(300),
+    **_clocks(1530, 1312),
+    **_hot_at(83, 87, 90),
+    "pcie_generation_max": 3,
+    "nvlinks": 6,
+    "nvlinks_up": 0,
+}
+
+
+def _v100s(number: int, links_up: int) -> Node:
+    """A board for fewer of them than eight leaves some of their links unused."""
+    addresses = ("00000000:00:1E.0",) if number == 1 else _EIGHT[:number]
+    health = {**_V100, "nvlinks_up": links_up}
+    return Node(
+        gpus=_gpus("Tesla V100-SXM2-16GB", 16384, (7, 0), addresses=addresses, vbios="88.00.4F.00.09", health=health)
     )
-)
+
+
+V100x1 = _v100s(1, 0)
+V100x2 = _v100s(2, 0b000101)
+V100x4 = _v100s(4, 0b001111)
 # A virtual GPU says next to nothing of the board that it is a part of.
 _SAID_OF_A_PART = ("memory_reserved", "mig_pending", "nvlinks_up")
 VGPUx1 = Node(
@@ -615,6 +633,8 @@ H100_MIG = Node(
 PROFILES = {
     "T4": T4x1,
     "V100, one of its node": V100x1,
+    "V100, two on a board": V100x2,
+    "V100, four on a board": V100x4,
     "A10G": A10Gx1.with_driver("580.95.05", 13000),
     "L4": L4x1,
     "L40S": L40Sx4,

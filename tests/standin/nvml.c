@@ -10,9 +10,12 @@
  *   gpu.<i>.compute_capability = <major>.<minor>
  *   gpu.<i>.mig = enabled | disabled | unsupported
  *   gpu.<i>.clock_reasons, .sm_clock                             why the clock is held down (bits), and where (MHz)
+ *   gpu.<i>.clock_reasons_later                                  the same bits, from the second question on
+ *   gpu.<i>.odd_link                                             the one NVLink of which it says that it has none
  *   gpu.<i>.vbios
  *   gpu.<i>.health.<key> = <number> | unsupported                a key of HEALTH; the GPU of no key is a healthy H100
  *   gpu.<i>.process.<j> = <pid> <bytes> | <pid> unknown          a process that computes on it
+ *   gpu.<i>.graphics.<j> = <pid> <bytes> | <pid> unknown         a process that draws on it
  *   count, count_later                                           GPUs that it says it has, at first and from then on
  *   gpu.<i>.mig.<j>.name, .uuid, .memory, .gpu_instance, .compute_instance
  *   fault.<function>, gpu.<i>.fault.<function> = <return code> | hang | crash | noise
@@ -86,12 +89,12 @@
     X(nvmlDeviceGetGpuFabricInfoV) \
     X(nvmlDeviceGetComputeMode) \
     X(nvmlDeviceGetComputeRunningProcesses_v3) \
+    X(nvmlDeviceGetGraphicsRunningProcesses_v3) \
     X(nvmlDeviceGetPersistenceMode) \
     X(nvmlDeviceGetPowerManagementLimit) \
     X(nvmlDeviceGetPowerManagementDefaultLimit) \
     X(nvmlDeviceGetApplicationsClock) \
     X(nvmlDeviceGetDefaultApplicationsClock) \
-    X(nvmlDeviceGetMaxCustomerBoostClock) \
     X(nvmlDeviceValidateInforom) \
     X(nvmlDeviceGetFieldValues)
 
@@ -113,7 +116,9 @@
     X(temperature_shutdown, 95) \
     X(temperature_slowdown, 90) \
     X(temperature_operating, 87) \
-    X(temperature_margin, 29) \
+    X(temperature_margin, 26) \
+    X(temperature_slowdown_tlimit, -3) \
+    X(temperature_operating_tlimit, 0) \
     X(pcie_generation_max, 5) \
     X(pcie_width, 16) \
     X(pcie_width_max, 16) \
@@ -132,7 +137,6 @@
     X(power_limit_default, 700000) \
     X(clock_application, 1980) \
     X(clock_application_default, 1980) \
-    X(clock_boost, 1980) \
     X(clock_max, 1980) \
     X(inforom, 0) \
     X(recovery_action, 0) \
@@ -172,8 +176,9 @@ enum { MAX_GPUS = 32, MAX_SLICES = 7, MAX_PROCESSES = 8, TEXT = 96 };
 /* Of every GPU: an H100's. MHz, bits, milliwatts. */
 enum { MAX_SM_CLOCK = 1980, MEMORY_CLOCK = 2619, BUS_WIDTH = 5120, POWER = 640000 };
 
-#define UNSUPPORTED (~0ull - 1)
-#define MIG_AS_NOW (~0ull - 2)
+/* No number that a driver could give, negative ones included. */
+#define UNSUPPORTED (1ull << 63 | 1)
+#define MIG_AS_NOW (1ull << 63 | 2)
 
 enum health {
 #define X(key, healthy) HEALTH_##key,
@@ -219,7 +224,8 @@ struct device {
     struct device *parent;
     unsigned index;
     char name[TEXT], uuid[TEXT], pci[TEXT];
-    unsigned long long memory, used, clock_reasons;
+    unsigned long long memory, used, clock_reasons, clock_reasons_later;
+    unsigned reasons_asked, odd_link;
     unsigned sm_clock;
     unsigned major, minor, minor_number;
     int mig;
@@ -228,8 +234,10 @@ struct device {
     struct device *slices;
     char vbios[TEXT];
     unsigned long long health[HEALTH_COUNT];
-    unsigned process_count;
-    struct process processes[MAX_PROCESSES];
+    struct processes {
+        unsigned count;
+        struct process list[MAX_PROCESSES];
+    } computing, drawing;
     int faults[FUNCTION_COUNT];
 };
 
@@ -255,6 +263,17 @@ static int number(const char *text, unsigned long long *result)
     errno = 0;
     *result = strtoull(text, &end, 10);
     return *end == '\0' && errno == 0;
+}
+
+/* One that may be below zero: then it is that of its two's complement. */
+static int any_number(const char *text, unsigned long long *result)
+{
+    int is_negative = *text == '-';
+    if (!number(text + is_negative, result))
+        return 0;
+    if (is_negative)
+        *result = 0 - *result;
+    return 1;
 }
 
 static int small(const char *text, unsigned *result)
@@ -367,20 +386,20 @@ static int read_health(struct device *gpu, const char *key, const char *value)
         if (!is(key, health_keys[i]))
             continue;
         if (!is(value, "unsupported"))
-            return number(value, &gpu->health[i]);
+            return any_number(value, &gpu->health[i]);
         gpu->health[i] = UNSUPPORTED;
         return 1;
     }
     return 0;
 }
 
-static int read_process(struct device *gpu, const char *value)
+static int read_process(struct processes *processes, const char *value)
 {
-    struct process *process = &gpu->processes[gpu->process_count];
+    struct process *process = &processes->list[processes->count];
     char end;
-    if (gpu->process_count == MAX_PROCESSES)
+    if (processes->count == MAX_PROCESSES)
         return 0;
-    gpu->process_count++;
+    processes->count++;
     process->gpu_instance = process->compute_instance = ~0u;
     process->memory = ~0ull; /* NVML's word for a number that it does not have */
     if (sscanf(value, "%u unknow%c", &process->pid, &end) == 2)
@@ -413,6 +432,10 @@ static int read_gpu(struct device *gpu, struct device *slices, const char *key, 
         return small(value, &gpu->minor_number);
     if (is(key, "clock_reasons"))
         return number(value, &gpu->clock_reasons);
+    if (is(key, "clock_reasons_later"))
+        return number(value, &gpu->clock_reasons_later);
+    if (is(key, "odd_link"))
+        return small(value, &gpu->odd_link);
     if (is(key, "sm_clock"))
         return small(value, &gpu->sm_clock);
     if (is(key, "mig")) {
@@ -424,7 +447,9 @@ static int read_gpu(struct device *gpu, struct device *slices, const char *key, 
     if ((rest = after(key, "health.")))
         return read_health(gpu, rest, value);
     if (after(key, "process."))
-        return read_process(gpu, value);
+        return read_process(&gpu->computing, value);
+    if (after(key, "graphics."))
+        return read_process(&gpu->drawing, value);
     if ((rest = after(key, "mig.")) && (rest = numbered(rest, MAX_SLICES, &j)))
         return read_slice(&slices[j], rest, value);
     if ((rest = after(key, "fault.")))
@@ -484,6 +509,8 @@ static int read_node(void)
     for (i = 0; i < MAX_GPUS; i++) {
         node.gpus[i].minor_number = i;
         node.gpus[i].sm_clock = MAX_SM_CLOCK;
+        node.gpus[i].clock_reasons_later = ~0ull;
+        node.gpus[i].odd_link = ~0u;
         memcpy(node.gpus[i].health, healthy, sizeof healthy);
         strcpy(node.gpus[i].vbios, "96.00.99.00.01");
     }
@@ -840,24 +867,27 @@ int nvmlDeviceGetMinorNumber(struct device *device, unsigned *minor)
     return give_number(device->minor_number, minor);
 }
 
+static int give_reasons(struct device *device, unsigned long long *reasons)
+{
+    NEEDS(reasons, INVALID_ARGUMENT);
+    NEEDS(!device->parent, NOT_SUPPORTED);
+    *reasons = device->reasons_asked++ && device->clock_reasons_later != ~0ull ? device->clock_reasons_later
+                                                                               : device->clock_reasons;
+    return OK;
+}
+
 #ifndef OLD_DRIVER
 int nvmlDeviceGetCurrentClocksEventReasons(struct device *device, unsigned long long *reasons)
 {
     CALLED_ON(nvmlDeviceGetCurrentClocksEventReasons, device);
-    NEEDS(reasons, INVALID_ARGUMENT);
-    NEEDS(!device->parent, NOT_SUPPORTED);
-    *reasons = device->clock_reasons;
-    return OK;
+    return give_reasons(device, reasons);
 }
 #endif
 
 int nvmlDeviceGetCurrentClocksThrottleReasons(struct device *device, unsigned long long *reasons)
 {
     CALLED_ON(nvmlDeviceGetCurrentClocksThrottleReasons, device);
-    NEEDS(reasons, INVALID_ARGUMENT);
-    NEEDS(!device->parent, NOT_SUPPORTED);
-    *reasons = device->clock_reasons;
-    return OK;
+    return give_reasons(device, reasons);
 }
 
 enum { CLOCK_SM = 1, CLOCK_MEMORY = 2 };
@@ -1051,6 +1081,7 @@ static int find_link(const struct device *device, unsigned link)
     unsigned links;
     int code = give_health(device, HEALTH_nvlinks, &links);
     NEEDS(!code, code);
+    NEEDS(link != device->odd_link, NOT_SUPPORTED);
     return link < links ? OK : INVALID_ARGUMENT;
 }
 
@@ -1146,12 +1177,6 @@ int nvmlDeviceGetDefaultApplicationsClock(struct device *device, int clock, unsi
     return give_clock(device, clock, HEALTH_clock_application_default, mhz);
 }
 
-int nvmlDeviceGetMaxCustomerBoostClock(struct device *device, int clock, unsigned *mhz)
-{
-    CALLED_ON(nvmlDeviceGetMaxCustomerBoostClock, device);
-    return give_clock(device, clock, HEALTH_clock_boost, mhz);
-}
-
 /* Its return code is what it has to say. */
 int nvmlDeviceValidateInforom(struct device *device)
 {
@@ -1162,7 +1187,8 @@ int nvmlDeviceValidateInforom(struct device *device)
     return refused ? refused : (int)code;
 }
 
-enum { FIELD_RECOVERY_ACTION = 230, VALUE_UNSIGNED_INT = 1 };
+enum { FIELD_SLOWDOWN_TLIMIT = 194, FIELD_OPERATING_TLIMIT = 196, FIELD_RECOVERY_ACTION = 230 };
+enum { VALUE_UNSIGNED_INT = 1, VALUE_SIGNED_INT = 5 };
 
 struct field_value {
     unsigned field, scope;
@@ -1174,20 +1200,31 @@ struct field_value {
     } value;
 };
 
+#ifndef OLD_DRIVER
+static int give_field(const struct device *device, struct field_value *value)
+{
+    value->type = VALUE_SIGNED_INT;
+    if (value->field == FIELD_SLOWDOWN_TLIMIT)
+        return give_health(device, HEALTH_temperature_slowdown_tlimit, &value->value.number);
+    if (value->field == FIELD_OPERATING_TLIMIT)
+        return give_health(device, HEALTH_temperature_operating_tlimit, &value->value.number);
+    value->type = VALUE_UNSIGNED_INT;
+    NEEDS(value->field == FIELD_RECOVERY_ACTION, NOT_SUPPORTED);
+    return give_health(device, HEALTH_recovery_action, &value->value.number);
+}
+#endif
+
 int nvmlDeviceGetFieldValues(struct device *device, int count, struct field_value *values)
 {
     int i;
     CALLED_ON(nvmlDeviceGetFieldValues, device);
     NEEDS(values && count > 0, INVALID_ARGUMENT);
-    for (i = 0; i < count; i++) {
-        values[i].type = VALUE_UNSIGNED_INT;
+    for (i = 0; i < count; i++)
 #ifdef OLD_DRIVER
         values[i].code = INVALID_ARGUMENT;
 #else
-        values[i].code = values[i].field == FIELD_RECOVERY_ACTION
-            ? give_health(device, HEALTH_recovery_action, &values[i].value.number) : NOT_SUPPORTED;
+        values[i].code = give_field(device, &values[i]);
 #endif
-    }
     return OK;
 }
 
@@ -1233,17 +1270,29 @@ int nvmlDeviceGetGpuFabricInfoV(struct device *device, struct fabric_info_v2 *in
     return code ? code : give_health(device, HEALTH_fabric_health, &info->health);
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v3(struct device *device, unsigned *count, struct process *processes)
+static int give_processes(const struct device *device, const struct processes *found, unsigned *count,
+                          struct process *list)
 {
     unsigned room;
-    CALLED_ON(nvmlDeviceGetComputeRunningProcesses_v3, device);
     NEEDS(count, INVALID_ARGUMENT);
     NEEDS(!device->parent, NOT_SUPPORTED);
     room = *count;
-    *count = device->process_count;
-    NEEDS(room >= device->process_count, INSUFFICIENT_SIZE);
-    if (processes)
-        memcpy(processes, device->processes, device->process_count * sizeof *processes);
+    *count = found->count;
+    NEEDS(room >= found->count, INSUFFICIENT_SIZE);
+    if (list)
+        memcpy(list, found->list, found->count * sizeof *list);
     return OK;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(struct device *device, unsigned *count, struct process *processes)
+{
+    CALLED_ON(nvmlDeviceGetComputeRunningProcesses_v3, device);
+    return give_processes(device, &device->computing, count, processes);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(struct device *device, unsigned *count, struct process *processes)
+{
+    CALLED_ON(nvmlDeviceGetGraphicsRunningProcesses_v3, device);
+    return give_processes(device, &device->drawing, count, processes);
 }
 #endif

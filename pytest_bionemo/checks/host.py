@@ -8,7 +8,7 @@ from pytest_bionemo import fixes, rules
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.facts import host as facts
 from pytest_bionemo.facts import wheels
-from pytest_bionemo.model import Action, Gpu, count
+from pytest_bionemo.model import Gpu, count
 from pytest_bionemo.probes import processors, visible
 from pytest_bionemo.probes import storage as storages
 from pytest_bionemo.probes.host import Host
@@ -31,7 +31,6 @@ def runs_linux(host: Host) -> None:
             f"the operating system is {host.system}; PyTorch for CUDA and BioNeMo run on Linux",
             why="no CUDA build of PyTorch and no BioNeMo package is published for it",
             fix=["run this on Linux", "or, on Windows, inside WSL 2"],
-            action=Action.REPLACE_NODE,
         )
 
 
@@ -47,7 +46,6 @@ def has_supported_processor(host: Host) -> None:
             f"the processor is {host.machine}; PyTorch for CUDA is built for {' and '.join(supported)}",
             why="pip finds no PyTorch to install",
             fix=f"use a machine with one of: {', '.join(supported)}",
-            action=Action.REPLACE_NODE,
         )
 
 
@@ -64,7 +62,6 @@ def has_glibc_for_torch(host: Host, machine: Machine) -> None:
             f"{seen}; PyTorch's wheels need glibc {wheels.minimum_glibc()} or newer",
             why="pip finds no PyTorch to install, or the one installed elsewhere does not load",
             fix="use a newer Linux, or a container image with one (Ubuntu 20.04, Debian 10, RHEL 8 and newer)",
-            action=Action.REPLACE_NODE,
         )
 
 

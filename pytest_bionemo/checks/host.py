@@ -176,7 +176,7 @@ def locks_memory_for_rdma(machine: Machine) -> None:
     """
     limits = machine.limits
     if not limits.rdma_devices:
-        not_applicable("no RDMA device (InfiniBand, RoCE, EFA) is here")
+        not_applicable("no RDMA device (InfiniBand, RoCE, EFA) is here, or none that this process was given")
     if limits.locks_at_will or limits.locked_memory is None:
         return
     if limits.locked_memory < (needed := facts.threshold("locked_memory")):

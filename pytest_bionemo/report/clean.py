@@ -64,7 +64,7 @@ def _hider(environment: Mapping[str, str]) -> Callable[[str], str]:
     names = {environment.get(variable, "") for variable in _USER} - {"", *_NOBODY_IN_PARTICULAR}
     # A part of a path, or the end of one: /scratch/USER/x, /tmp/torchinductor_USER
     in_path = (
-        re.compile(rf"(?<=/)((?:[\w.-]*_)?)(?:{'|'.join(map(re.escape, sorted(names)))})(?=/|\s|$|['\":,;)])")
+        re.compile(rf"(?<=/)((?:[\w.-]*_)?)(?:{'|'.join(map(re.escape, sorted(names)))})(?=/|\s|$|['\",;)]|:(?!:))")
         if names
         else None
     )

@@ -18,14 +18,14 @@ import pytest
 from pytest_bionemo import rules
 from pytest_bionemo.checking import not_applicable, wait_for
 from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
-from pytest_bionemo.facts import architectures, platforms, stack
+from pytest_bionemo.facts import architectures, stack
 from pytest_bionemo.facts.instances import Instance
 from pytest_bionemo.fixtures import family_of, machine_of
 from pytest_bionemo.model import Gpu, GpuEnv
 from pytest_bionemo.options import Options
-from pytest_bionemo.probes import libraries, mounts, packages, visible
+from pytest_bionemo.probes import libraries, packages, visible
 from pytest_bionemo.probes.bionemo import BionemoPackage
-from pytest_bionemo.probes.child import Answer, Child
+from pytest_bionemo.probes.child import Answer
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.health import GpuHealth
 from pytest_bionemo.probes.host import Host
@@ -33,6 +33,7 @@ from pytest_bionemo.probes.imports import Imports, Program
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.mounts import Mount
 from pytest_bionemo.probes.platforms import Databricks, HyperPod, Platform, Slurm
+from pytest_bionemo.probes.platforms.slurm import Containers
 from pytest_bionemo.probes.storage import Storage
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
@@ -61,6 +62,7 @@ ESTABLISHED_BY = {
     "usable_torch": "driver::supports_torch_cuda",
     "device": "torch::sees_same_gpus",
     "worker": "torch::computes",
+    "shared_folders": "platform::shared_file_systems_answer",
     "libfabric": "platform::efa_has_libfabric",
     "whole_package": "packages::is_whole",
     "importable_package": "packages::namespace_is_clean",
@@ -121,6 +123,8 @@ def gpus(driver: GpuEnv) -> tuple[Gpu, ...]:
 @pytest.fixture(scope="session")
 def storage(machine: Machine) -> Storage:
     """The folders that training writes to, all of them answering."""
+    if place := rules.unwell_folder(machine):
+        wait_for(ESTABLISHED_BY["shared_folders"], f"{place} does not answer")
     if machine.storage.failure:
         wait_for(ESTABLISHED_BY["storage"], "a folder does not answer")
     return machine.storage
@@ -304,19 +308,27 @@ def undisturbed(request: pytest.FixtureRequest) -> None:
 
 # ------------------------------------------------------------------------------------------------- platforms
 
-# A server that is busy answers later than a disk, and a dead one never.
-_SHARED_DEADLINE_S = 10.0
+
+def _require_told(what: str, machine: Machine) -> None:
+    if what in machine.surroundings.said:
+        return
+    if place := rules.unwell_surrounding(machine):
+        wait_for(ESTABLISHED_BY["shared_folders"], f"{place} does not answer")
+    wait_for(None, f"the {what} could not be looked at: {machine.surroundings.failure}")
 
 
 @pytest.fixture(scope="session")
 def platform(linux: Host, machine: Machine) -> Platform:
     """The platforms that this is, none or several."""
+    _require_told("platform", machine)
     return machine.platform
 
 
 @pytest.fixture(scope="session")
 def fabric(linux: Host, machine: Machine) -> Fabric:
     """The network between nodes."""
+    _require_told("fabric", machine)
+    assert machine.fabric, "it was told"
     return machine.fabric
 
 
@@ -364,6 +376,16 @@ def slurm(platform: Platform) -> Slurm:
 
 
 @pytest.fixture(scope="session")
+def slurm_containers(slurm: Slurm, machine: Machine) -> Containers:
+    """How this node of Slurm starts containers."""
+    _require_told("containers", machine)
+    found = machine.surroundings.containers
+    if found is None:
+        not_applicable("Slurm's configuration has no pyxis (plugstack.conf)")
+    return found
+
+
+@pytest.fixture(scope="session")
 def databricks(platform: Platform) -> Databricks:
     """Databricks compute."""
     if platform.databricks is None:
@@ -372,30 +394,25 @@ def databricks(platform: Platform) -> Databricks:
 
 
 @pytest.fixture(scope="session")
-def mount_table(linux: Host) -> tuple[Mount, ...]:
+def mount_table(linux: Host, machine: Machine) -> tuple[Mount, ...]:
     """Every mount of this process."""
-    found = mounts.read()
-    if found is None:
+    if machine.mount_table is None:
         wait_for(None, "/proc/self/mountinfo names no mount, so that nobody knows which file systems there are")
-    return found
+    return machine.mount_table
 
 
 @pytest.fixture(scope="session")
-def shared_mounts(mount_table: tuple[Mount, ...]) -> tuple[Mount, ...]:
+def shared_mounts(mount_table: tuple[Mount, ...], machine: Machine) -> tuple[Mount, ...]:
     """The file systems that this machine shares with others, at least one."""
-    found = mounts.shared(mount_table, platforms.shared_file_systems())
-    if not found:
+    if not machine.shared_mounts:
         not_applicable("no file system is mounted that machines share")
-    return found
+    return machine.shared_mounts
 
 
 @pytest.fixture(scope="session")
-def mount_answers(shared_mounts: tuple[Mount, ...], bionemo_options: Options) -> Iterator[Answer]:
+def mount_answers(shared_mounts: tuple[Mount, ...], machine: Machine) -> Answer:
     """What each of them answered, asked in a child process."""
-    deadline = min(bionemo_options.timeout, _SHARED_DEADLINE_S)
-    child = Child(mounts.TARGET, deadline, arguments={"paths": [mount.path for mount in shared_mounts]})
-    yield child.answer()
-    child.close()
+    return machine.mount_answers
 
 
 # ----------------------------------------------------------------------------------------- BioNeMo's packages

@@ -79,6 +79,8 @@ def read(config: pytest.Config) -> Options:
 
     :raises pytest.UsageError: one line that names the option, its value and what it takes.
     """
+    if config.getoption(_key("hyperpod-line")) and not _read_switch(config, "validate"):
+        raise pytest.UsageError("--bionemo-hyperpod-line needs --bionemo-validate: the line is of its report.")
     return Options(
         validate=_read_switch(config, "validate"),
         level=_one_of(config, "level", LEVELS),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
+from contextlib import suppress
 from enum import Enum
 
 from packaging.specifiers import SpecifierSet
@@ -11,11 +14,13 @@ from pytest_bionemo.facts import drivers, family, gpus, instances, versions, whe
 from pytest_bionemo.facts import host as host_facts
 from pytest_bionemo.facts.instances import Instance
 from pytest_bionemo.model import GpuEnv
-from pytest_bionemo.probes import kernel_log, packages
+from pytest_bionemo.probes import kernel_log, mounts, packages, storage
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.kernel_log import KernelLog, PciAddress, Xid
 from pytest_bionemo.probes.libraries import CudaLibrary
+from pytest_bionemo.probes.machine import Machine
+from pytest_bionemo.probes.mounts import Mount
 from pytest_bionemo.probes.platforms import Platform
 from pytest_bionemo.probes.torch_build import TorchBuild
 
@@ -112,6 +117,44 @@ def are_data_centre_gpus(env: GpuEnv) -> bool:
 def is_given_efa(fabric: Fabric, host: Host) -> bool:
     """Whether this run may use EFA adapters: a container is often given none, or fewer than its machine has."""
     return not host.container or any(adapter.node for adapter in fabric.efa)
+
+
+_HERE = "the current folder"
+
+
+def users_of(found: Collection[Mount], machine: Machine) -> dict[str, str]:
+    """What of this run comes to one of these mounts: names ("HF_HOME"), and the place of the mount."""
+    variables = machine.environment
+    wanted = [
+        (name, path)
+        for path, names in storage.folders(variables, variables.get("HOME") or "/").items()
+        for name in names
+        if name not in (storage.SHARED_MEMORY, storage.SPARE)
+    ]
+    with suppress(OSError):  # it has been removed
+        wanted.append((_HERE, os.getcwd()))  # noqa: PTH109
+    return {name: on[0].path for name, path in wanted if (on := mounts.touched(_absolute(path, wanted), found))}
+
+
+def _absolute(path: str, wanted: Collection[tuple[str, str]]) -> str:
+    return os.path.join(dict(wanted).get(_HERE, "/"), path)  # noqa: PTH118
+
+
+def unwell_folder(machine: Machine) -> str | None:
+    """The place of a shared file system that does not answer as it should, and that training writes to."""
+    unwell = {
+        *mounts.silent(machine.shared_mounts, machine.mount_answers),
+        *mounts.broken(machine.shared_mounts, machine.mount_answers),
+    }
+    users = users_of(unwell, machine) if unwell else {}
+    return next((place for name, place in users.items() if name != _HERE), None)
+
+
+def unwell_surrounding(machine: Machine) -> str | None:
+    """The place of a shared file system that keeps silent, and at which whoever looked around the machine hung."""
+    folder = machine.surroundings.silent_folder
+    silent = mounts.silent(machine.shared_mounts, machine.mount_answers) if folder else ()
+    return next((mount.path for mount in mounts.touched(folder or "/", silent)), None)
 
 
 def instance_of(platform: Platform) -> tuple[Instance | None, str]:

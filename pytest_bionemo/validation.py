@@ -34,6 +34,7 @@ from pytest_bionemo.verdict import Verdict, exit_status, fold
 
 _WORKER_KEY = "bionemo"
 _LOCKS_KEY = "bionemo_locks"
+_HEADER_WAITS_S = 2.0
 
 
 class Validation:
@@ -55,6 +56,7 @@ class Validation:
         self.has_begun = False
         self.has_run = False
         self.write_error = ""
+        self._session: pytest.Session | None = None
         self._locks: tempfile.TemporaryDirectory[str] | None = None
         self._prepare()
         if self.place and not runs_no_test(config):
@@ -239,7 +241,9 @@ class Validation:
     def pytest_report_header(self) -> list[str]:
         """Level, GPUs and driver; the platform on a line of its own, where one is recognised."""
         rehearsal = ", rehearsal on the CPU" if self.options.device == "cpu" else ""
-        platform = self.machine.platform.describe()
+        # What is around the machine can hang: nobody waits here until it has.
+        is_known = self.machine.knows_platform(within=_HEADER_WAITS_S)
+        platform = self.machine.platform.describe() if is_known else "not known yet"
         return [
             f"bionemo: level {self.options.level}{rehearsal}, {self.machine.gpu_env.describe()}",
             *([f"bionemo: platform {platform}"] if platform else []),
@@ -278,6 +282,7 @@ class Validation:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Let the verdict have its say in the exit status."""
+        self._session = session
         if self.is_worker:
             self.config.workeroutput[_WORKER_KEY] = json.dumps(self.collected.to_json())  # type: ignore[attr-defined]
         try:
@@ -296,11 +301,15 @@ class Validation:
             config.stash[WORKERS].close()
         if self._locks is not None:
             self._locks.cleanup()
-        if self.options.hyperpod_line and self.has_begun:
+        if self.options.hyperpod_line and not self.is_worker and (self.has_begun or runs_no_test(config)):
             # After all that pytest prints, and nowhere else: HyperPod's agents read the logs of a node.
             reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
             reporter.ensure_newline()
-            reporter.write_line(hyperpod.line(self.document, os.uname().nodename))
+            reporter.write_line(hyperpod.line(self.document, os.uname().nodename, self._final_status()))
+
+    def _final_status(self) -> int:
+        # Asked late: whoever ends the session in its last hook sets it once more.
+        return self.exit_status(int(self._session.exitstatus) if self._session else 1)
 
     def exit_status(self, status: int) -> int:
         """The exit status of the run, from pytest's: 0 is left to a verdict that is on record."""

@@ -16,6 +16,7 @@ from faults.host import (
     governor,
     group,
     hung_cache,
+    locked_memory,
     meminfo,
     mounted,
     no_shared_memory,
@@ -40,7 +41,7 @@ OPTIONAL = {
     "locks_memory_for_rdma": "no RDMA device",
     "processors_are_not_held_slow": "nothing here sets the frequency",
     "is_near_its_gpus": "the machine does not say which NUMA node",
-    "clock_is_kept_right": "no service sets the clock",
+    "clock_is_kept_right": "no service is seen that sets the clock",
 }
 
 
@@ -179,6 +180,33 @@ def test_a_folder_whose_file_system_counts_nothing_has_room() -> None:
 def test_a_user_with_too_few_processes_is_found() -> None:
     found = message(checks.starts_enough_processes, seen(limits=Limits(processes=50), gpu_env=GpuEnv()))
     assert found == "this user may start 50 processes and threads (ulimit -u), expected 64 or more for 1 GPU"
+
+
+@pytest.mark.parametrize(("hard", "advised"), [(4096, 4096), (1 << 30, 65536), (None, 65536)])
+def test_the_limit_of_files_is_raised_to_what_helps(hard: int | None, advised: int) -> None:
+    with pytest.raises(CheckFailed) as failed:
+        checks.opens_enough_files(seen(limits=Limits(open_files=256, open_files_hard=hard)))
+    assert failed.value.finding.fix == (f"$ ulimit -n {advised}",)
+
+
+def test_too_few_cores_are_one_finding(healthy_rig: Rig) -> None:
+    both(numa(32), group(cpu_max="100000 100000"))(healthy_rig)
+    run = healthy_rig.validate("bionemo/host")
+    assert run.warnings == ["host::may_use_enough_cores"]
+    assert run.gap("host::is_near_its_gpus")["waits_for"] == "bionemo/host::may_use_enough_cores"
+
+
+def test_chrony_that_tells_the_kernel_nothing_is_no_fault(healthy_rig: Rig) -> None:
+    unset_clock("5", "makestep 1 3")(healthy_rig)
+    run = healthy_rig.validate("bionemo/host")
+    reasons = {entry["check"]: entry["reason"] for entry in run.bionemo["not_applicable"]}
+    assert reasons["bionemo/host::clock_is_kept_right"].startswith("chrony does not tell the kernel")
+
+
+def test_an_adapter_that_a_container_was_not_given_needs_no_locked_memory(healthy_rig: Rig) -> None:
+    locked_memory(64 << 10, is_given=False)(healthy_rig)
+    run = healthy_rig.validate("bionemo/host")
+    assert run.outcome("host::locks_memory_for_rdma") == "not_applicable"
 
 
 def test_a_gpu_that_answers_in_part_is_placed_all_the_same(healthy_rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import date
 
 import pytest
@@ -60,11 +61,24 @@ def test_runtimes_end_on_their_day() -> None:
     assert platforms.runtime_end("18.1") == platforms.runtime_end("18") == date(2029, 6, 10)
     assert platforms.runtime_end("19") is None
     assert platforms.runtime_end("180") is None
+    assert platforms.runtime_end("15.1") is None
+    assert platforms.runtime_end("12.2") == platforms.runtime_end("9") == date(2026, 8, 22)
+    assert platforms.runtime_end("custom") is None
     assert platforms.supported_runtimes(date(2026, 11, 22)) == ("14.3", "15.4", "16.4", "17.3", "18", "19")
 
 
 @pytest.mark.parametrize(
-    "setting", ["FI_PROVIDER=efa", "NCCL_NET=Libfabric", "NCCL_NET=AWS Libfabric", "NCCL_PROTO=LL"]
+    "setting",
+    [
+        "FI_PROVIDER=",
+        "FI_PROVIDER=efa",
+        "FI_PROVIDER=efa;ofi_rxd",
+        "FI_PROVIDER=efa,tcp",
+        "NCCL_BUFFSIZE=8388608",
+        "NCCL_NET=Libfabric",
+        "NCCL_NET=AWS Libfabric",
+        "NCCL_PROTO=LL",
+    ],
 )
 def test_settings_of_aws_own_samples_are_no_fault(setting: str) -> None:
     assert not any(rule.pattern.fullmatch(setting) for rule in platforms.variables())
@@ -77,6 +91,7 @@ def test_settings_of_aws_own_samples_are_no_fault(setting: str) -> None:
         ("a.sbatch", "#SBATCH --output=%x.out # in $HOME\n"),
         ("a.sbatch", "AUTO_RESUME=--auto-resume=1\nsrun ${AUTO_RESUME} x\n"),
         ("a.yaml", "kind: Job\nspec: {nvidia.com/gpu: 1}\nmountPath: /dev/shm\n"),
+        ("a.sbatch", "#SBATCH --job-name=a$b\n#SBATCH --comment='costs $5'\n"),
         ("a.yaml", "kind: Service\nnvidia.com/gpu\n"),
         ("a.py", "#SBATCH --nodes=$N\n"),
         ("a.sh", "docker run bionemo-framework:2.5 python /workspace/bionemo2/sub-packages/bionemo-esm2/x.py\n"),
@@ -84,3 +99,17 @@ def test_settings_of_aws_own_samples_are_no_fault(setting: str) -> None:
 )
 def test_scripts_without_the_fault_are_not_accused(name: str, text: str) -> None:
     assert [fault.name for fault in platforms.templates() if fault.is_in(name, text)] == []
+
+
+@pytest.mark.parametrize("line", ["--nodes=$N", "--nodes $N", "-N $N", "--gres=gpu:${GPUS}", "--ntasks=${NTASKS}"])
+def test_a_variable_in_a_number_of_a_directive_is_a_fault(line: str) -> None:
+    found = [fault.name for fault in platforms.templates() if fault.is_in("a.sbatch", f"#SBATCH {line}\n")]
+    assert found == ["a variable in a directive"]
+
+
+@pytest.mark.parametrize("text", ["\n" * 65_536, " " * 65_536, "AUTO_RESUME" * 6_000, "#SBATCH " * 8_000])
+def test_scripts_of_no_sense_take_no_time(text: str) -> None:
+    began = time.process_time()
+    for fault in platforms.templates():
+        fault.is_in("a.sh", text)
+    assert time.process_time() - began < 2

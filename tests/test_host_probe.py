@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -104,8 +105,9 @@ def test_a_path_of_the_host_leads_to_the_root_of_the_container(path: str, tmp_pa
 
 def test_files_that_the_kernel_can_drop_count_as_left(tmp_path: Path) -> None:
     files = {"memory.max": "1000", "memory.current": "900", "memory.stat": "anon 1\ninactive_file 300\nfile 5\n"}
+    files["memory.stat"] += "active_file 50\nslab_reclaimable 10\nslab_unreclaimable 7\nactive_file x\n"
     assert cgroups.memory(lay(tmp_path, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})) == Limit(
-        1000, 400
+        1000, 460
     )
 
 
@@ -392,9 +394,62 @@ def test_the_clock_is_read_and_no_file_is_newer() -> None:
 
 @pytest.mark.parametrize(
     ("file", "service"),
-    [("run/chrony/chronyd.pid", "chrony"), ("run/systemd/timesync/synchronized", "systemd-timesyncd"), ("x", None)],
+    [
+        ("run/chrony/chronyd.pid", "chrony"),
+        ("run/chrony/.keep", "chrony"),
+        ("run/systemd/timesync/synchronized", "systemd-timesyncd"),
+        ("x", None),
+    ],
 )
 def test_a_service_that_sets_the_clock_is_known_by_what_it_leaves(
     file: str, service: str | None, tmp_path: Path
 ) -> None:
     assert clock.read(lay(tmp_path, {file: ""})).service == service
+
+
+@pytest.mark.parametrize(
+    ("files", "tells"),
+    [
+        ({}, False),
+        ({"etc/chrony/chrony.conf": "pool x\n#rtcsync\n"}, False),
+        ({"etc/chrony/chrony.conf": "pool x\n  rtcsync\n"}, True),
+        ({"etc/chrony.conf": "rtcsync"}, True),
+        ({"etc/chrony/conf.d/own.conf": "RTCSYNC\n"}, True),
+    ],
+)
+def test_chrony_tells_the_kernel_only_where_it_is_told_to(
+    files: Mapping[str, str], tells: bool, tmp_path: Path
+) -> None:
+    lay(tmp_path, {"run/chrony/chronyd.pid": "1", **files})
+    assert clock.read(tmp_path).tells_kernel is tells
+
+
+def test_adapters_that_this_process_was_not_given_lock_no_memory(tmp_path: Path) -> None:
+    lay(tmp_path, {f"sys/class/infiniband_verbs/uverbs{n}/ibdev": f"mlx5_{n}\n" for n in range(3)})
+    lay(tmp_path, {"sys/class/infiniband_verbs/abi_version": "6\n", "dev/infiniband/uverbs1": ""})
+    assert limits.read(tmp_path).rdma_devices == ("mlx5_1",)
+
+
+@pytest.mark.parametrize("error", [errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EACCES])
+def test_a_folder_that_answers_with_an_error_is_not_judged_by_the_one_above(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lstat = Path.lstat
+
+    def fail(path: Path) -> os.stat_result:
+        if path.name == "mount":
+            raise OSError(error, os.strerror(error))
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", fail)
+    found = storage.look(f"{tmp_path}/mount/cache", ("HF_HOME",))
+    assert (found.nearest, found.problem) == (f"{tmp_path}/mount", os.strerror(error))
+
+
+def test_a_path_is_the_same_however_it_is_written(tmp_path: Path) -> None:
+    found = storage.folders({"TMPDIR": "//tmp//", "HF_HOME": "/tmp/./hf/"}, "/home/me/")
+    assert [path for path, names in found.items() if {"TMPDIR", "HF_HOME", "HOME"} & set(names)] == [
+        "/home/me", "//tmp" if "//tmp" in found else "/tmp", "/tmp/hf",
+    ]  # fmt: skip
+    assert storage.look(f"{tmp_path}//", ("TMPDIR",)).exists
+    assert not storage.look(f"{tmp_path}/none", ("TMPDIR",)).exists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from faults.platform import INSTANCE_ID, resources
+from pytest_bionemo.facts import platforms as facts
 from pytest_bionemo.probes import fabric, files, mounts, platforms
-from pytest_bionemo.probes.child import Child
+from pytest_bionemo.probes.child import Answer, Child
 from pytest_bionemo.probes.platforms import Cloud, Databricks, HyperPod, Kubernetes, Platform, Slurm, slurm
 
 RESOURCES = "opt/ml/config/resource_config.json"
@@ -315,7 +317,45 @@ def test_every_file_system_is_asked_though_there_are_more_than_threads(tmp_path:
 
 def test_what_does_not_answer_is_named() -> None:
     here, there = mounts.Mount("/a", "nfs", "x"), mounts.Mount("/b", "nfs", "x")
-    assert mounts.silent([here, there], [{"path": "/a"}]) == (there,)
+    late = "no answer within 2 s, while asking the shared file systems"
+    said = ({"path": "/a", "errno": errno.EIO, "error": "x"},)
+    assert mounts.silent([here, there], Answer(None, late, said)) == (there,)
+    assert mounts.broken([here, there], Answer(None, late, said)) == (here,)
+
+
+@pytest.mark.parametrize(
+    "failure", [None, "exit status 1", "no answer within 2 s", "killed by SIGSEGV, while asking"]
+)
+def test_nothing_is_silent_that_nobody_came_to_ask(failure: str | None) -> None:
+    assert mounts.silent([mounts.Mount("/a", "nfs", "x")], Answer(None, failure)) == ()
+
+
+def test_programs_that_serve_files_are_shared_but_for_those_of_this_machine() -> None:
+    kinds = ["fuse", "fuse.rclone", "fuse.portal", "fuse", "fuseblk", "fusectl", "9p", "ext4", "fuse.", "fuse.s3fs"]
+    sources = ["mountpoint-s3", "s3:x", "portal", "lxcfs", "/dev/sda1", "fusectl", "share", "/dev/vda", "sshfs", "b"]
+    found = [mounts.Mount(f"/{n}", *both) for n, both in enumerate(zip(kinds, sources, strict=True))]
+    shared = mounts.shared(found, facts.shared_file_systems(), facts.local_programs())
+    assert [mount.path for mount in shared] == ["/0", "/1", "/6", "/8", "/9"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("{0}/fsx", ["fsx"]), ("{0}/fsx/a/b", ["fsx"]), ("{0}/fsx2", []), ("{0}/link/a", ["fsx"]),
+        ("{0}/up/x", ["fsx"]),
+        ("{0}/round", []), ("{0}/fsx/data/x", ["fsx", "fsx/data"]), ("{0}/a/../fsx", ["fsx"]), ("/", []), ("rel", []),
+    ],
+)  # fmt: skip
+def test_links_to_a_mount_are_followed_and_the_mount_is_not_touched(
+    tmp_path: Path, path: str, expected: list[str]
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "fsx" / "deep")
+    (tmp_path / "up").symlink_to("x/../link")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "round").symlink_to("round")
+    shared = [mounts.Mount(str(tmp_path / name), "nfs", "s") for name in ("fsx", "fsx/data", "other")]
+    found = mounts.touched(path.format(tmp_path), shared)  # which are not even there
+    assert [os.path.relpath(mount.path, tmp_path) for mount in found] == expected
 
 
 # ---------------------------------------------------------------------------------------------------------- fabric

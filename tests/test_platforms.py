@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from conftest import REPORT, Rig, Run
 from faults import Change
-from faults.injections import both, closed_gpus, machine, no_driver, no_torch, variable
+from faults.injections import both, closed_gpus, machine, no_driver, no_gpus, no_torch, variable
 from faults.platform import (
     H100x1,
     azure,
@@ -18,16 +19,20 @@ from faults.platform import (
     databricks,
     dmi,
     ec2,
+    enroot,
     hyperpod,
     hyperpod_pod,
+    infiniband,
     pci,
     pod,
+    pyxis,
+    removed,
     shared,
     slurm_job,
     written,
 )
 from pytest_bionemo.report import hyperpod as line_of
-from standin import A10Gx1, T4x1
+from standin import H100_MIG, A10Gx1, T4x1
 
 PROFILES: dict[str, tuple[Change, str | None]] = {
     "Databricks classic": (databricks(), "Databricks classic, AWS g5.xlarge"),
@@ -58,6 +63,25 @@ PROFILES: dict[str, tuple[Change, str | None]] = {
         ),
         "Slurm, AWS p5.48xlarge",
     ),
+    "two slices of one GPU, which Slurm counts": (both(bare, machine(H100_MIG), slurm_job(gpus=2)), "Slurm"),
+    "one GPU of eight for each task": (
+        both(
+            bare, ec2("p5.48xlarge"), pci(8), machine(H100x1), slurm_job(gpus=8), variable("SLURM_GPUS_PER_TASK", "1")
+        ),
+        "Slurm, AWS p5.48xlarge",
+    ),
+    "a shell that Slurm lets see a part": (
+        both(bare, ec2("p5.48xlarge"), pci(8), machine(H100x1), pyxis),
+        "Slurm, AWS p5.48xlarge",
+    ),
+    "file systems that programs serve": (
+        both(shared("/s3", source="mountpoint-s3", kind="fuse"), shared("/far", kind="fuse.sshfs")),
+        None,
+    ),
+    "InfiniBand without cables": (
+        both(bare, infiniband(2, state="1: DOWN", physical="3: Disabled")),
+        None,
+    ),
     "EC2 without EFA": (both(bare, ec2("p5.48xlarge")), "AWS p5.48xlarge"),
     "EC2 of a type that is not sure": (both(bare, ec2("g4dn.12xlarge"), machine(T4x1)), "AWS g4dn.12xlarge"),
     "Azure": (azure(), "Azure Standard_ND96isr_H100_v5"),
@@ -73,7 +97,7 @@ def test_nothing_is_raised_on_a_healthy_platform(healthy_rig: Rig, profile: str)
     assert (run.blockers, run.warnings, run.bionemo["not_run"]) == ([], [], []), run.stdout
     assert run.verdict == "READY_FOR_INSTALL"
     assert run.bionemo["environment"]["platform"] == name
-    assert f"bionemo: platform {name}\n" in run.stdout
+    assert (f"bionemo: platform {name}\n" in run.stdout) is (name is not None)
 
 
 def test_off_every_platform_nothing_applies_and_each_check_says_why(healthy_rig: Rig) -> None:
@@ -127,10 +151,63 @@ def test_a_table_of_mounts_that_says_nothing_proves_nothing(text: str, monkeypat
     from pytest_bionemo import needs
     from pytest_bionemo.checking import NotRun
     from pytest_bionemo.probes import files
+    from pytest_bionemo.probes.machine import Machine
 
     monkeypatch.setattr(files, "text", lambda *args, **options: text)  # /proc itself cannot be written
     with pytest.raises(NotRun, match="names no mount"):
-        needs.mount_table.__wrapped__(None)  # type: ignore[attr-defined]
+        needs.mount_table.__wrapped__(None, Machine(timeout=1))  # type: ignore[attr-defined]
+
+
+def test_a_node_without_gpus_needs_no_enroot_outside_a_job(healthy_rig: Rig) -> None:
+    both(bare, pyxis, removed("/usr/local/bin/enroot"), no_gpus)(healthy_rig)
+    run = healthy_rig.validate()
+    reasons = {entry["check"]: entry["reason"] for entry in run.bionemo["not_applicable"]}
+    assert "containers are started on other nodes" in reasons["bionemo/platform::slurm_starts_containers"]
+
+
+@pytest.mark.parametrize("options", [(), ("-n2",)])
+def test_a_hung_file_system_with_a_cache_on_it_is_one_finding(healthy_rig: Rig, options: tuple[str, ...]) -> None:
+    both(hyperpod(), shared(answer="never"), variable("HF_HOME", "/fsx/hf"))(healthy_rig)
+    run = healthy_rig.validate("--bionemo-timeout=2", *options)
+    assert (run.blockers, run.warnings) == (["platform::shared_file_systems_answer"], [])
+    assert run.bionemo["action"] == "FIX_SOFTWARE"
+    waiting = {gap["check"] for gap in run.bionemo["not_run"]}
+    assert {"bionemo/host::folders_answer", "bionemo/host::caches_can_be_written"} <= waiting
+
+
+@pytest.mark.parametrize("options", [(), ("-n2",)])
+def test_a_configuration_of_slurm_that_hangs_stops_nobody(healthy_rig: Rig, options: tuple[str, ...]) -> None:
+    both(bare, ec2("p5.48xlarge"), shared("/opt/slurm", "never"))(healthy_rig)
+    run = healthy_rig.validate("--bionemo-timeout=4", *options, timeout=60)
+    assert (run.verdict, run.blockers) == ("INCONCLUSIVE", [])
+    assert run.warnings == ["platform::shared_file_systems_answer"]
+    gap = run.gap("platform::has_all_gpus")
+    assert (gap["waits_for"], gap["reason"]) == (
+        "bionemo/platform::shared_file_systems_answer", "/opt/slurm does not answer",
+    )  # fmt: skip
+    assert run.bionemo["environment"]["platform"] == "AWS p5.48xlarge"
+    assert "bionemo: platform not known yet\n" in run.stdout
+
+
+def test_a_folder_of_no_shared_file_system_that_hangs_is_named(healthy_rig: Rig) -> None:
+    healthy_rig.files.hang("/opt/slurm")
+    run = healthy_rig.validate("--bionemo-timeout=3", timeout=60)
+    assert (run.verdict, run.blockers, run.warnings) == ("INCONCLUSIVE", [], [])
+    gap = run.gap("platform::has_all_gpus")
+    assert gap["waits_for"] is None
+    assert gap["reason"].endswith("no answer within 3 s, while looking at /opt/slurm/etc")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop what root may")
+def test_folders_that_are_closed_to_this_user_break_nothing(healthy_rig: Rig) -> None:
+    healthy_rig.files.folder("/closed", 0)
+    healthy_rig.files.folder("/var/run/secrets", 0)
+    both(slurm_job(gpus=8), pyxis, enroot(data="/closed/a/data"))(healthy_rig)
+    for capability in (1, 2):
+        healthy_rig.files.without_capability(capability)
+    run = healthy_rig.validate()
+    assert (run.verdict, run.warnings) == ("READY_FOR_INSTALL", ["platform::slurm_starts_containers"])
+    assert "may not write in /closed" in run.finding("platform::slurm_starts_containers")["message"]
 
 
 # ---------------------------------------------------------------------------------------------- HyperPod's line
@@ -176,10 +253,37 @@ def test_a_run_that_proves_nothing_is_skipped_and_touches_no_node(healthy_rig: R
     assert ":Skipped:none:INCONCLUSIVE at level quick: bionemo/host::runs_linux" in last_line(run)
 
 
-def test_a_run_that_only_lists_has_no_line(healthy_rig: Rig) -> None:
+def test_a_run_that_only_lists_proves_nothing(healthy_rig: Rig) -> None:
     run = healthy_rig.validate("--bionemo-hyperpod-line", "--collect-only")
-    assert "HEALTH_CHECK_RESULT" not in run.stdout
+    assert ":Skipped:none:the run ended without a report" in last_line(run)
     assert not (healthy_rig.project / REPORT).exists()
+
+
+def test_the_line_is_refused_where_nothing_is_validated(healthy_rig: Rig) -> None:
+    run = healthy_rig.pytest("--bionemo-hyperpod-line")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--bionemo-hyperpod-line needs --bionemo-validate" in run.stderr
+    healthy_rig.write("pytest.ini", "[pytest]\nbionemo_hyperpod_line = true\n")
+    healthy_rig.write("test_mine.py", "def test_mine(): pass\n")
+    run = healthy_rig.pytest()
+    assert (run.returncode, "HEALTH_CHECK_RESULT" in run.stdout) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(("--bionemo-require=ready",), 1), (("test_mine.py",), 1), (("stop.py",), 7)],
+    ids=["not ready", "a test of the user's", "ended by another plugin"],
+)
+def test_only_a_run_that_exits_0_has_passed(healthy_rig: Rig, arguments: tuple[str, ...], status: int) -> None:
+    healthy_rig.write("test_mine.py", "def test_mine(): assert 0\n")
+    if arguments == ("stop.py",):
+        healthy_rig.write("stop.py", "")
+        stop = "import pytest\ndef pytest_sessionfinish(): pytest.exit('enough', returncode=7)\n"
+        healthy_rig.write("conftest.py", stop)
+    run = healthy_rig.validate("--bionemo-hyperpod-line", *arguments)
+    assert (run.verdict, run.returncode) == ("READY_FOR_INSTALL", status)
+    reason = f"READY_FOR_INSTALL at level quick, and the run ends with exit status {status}"
+    assert last_line(run).endswith(f":Skipped:none:{reason}")
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,25 @@ def test_a_home_that_is_everything_hides_nothing(home: str) -> None:
     assert clean("/usr/lib/x.so", {"HOME": home}) == "/usr/lib/x.so"
 
 
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("/tmp/torchinductor_ada (noexec)", "/tmp/torchinductor_USER (noexec)"),
+        ("/scratch/ada/x, /data/ada", "/scratch/USER/x, /data/USER"),
+        ("/scratch/adaptive, ada, /ada-2", "/scratch/adaptive, ada, /ada-2"),
+        ("bionemo/ada::loads", "bionemo/ada::loads"),
+        ("/fsx/ada: Stale file handle", "/fsx/USER: Stale file handle"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["USER", "LOGNAME"])
+def test_the_name_of_the_user_is_in_no_path(text: str, cleaned: str, variable: str) -> None:
+    assert clean(text, {variable: "ada"}) == cleaned
+
+
+def test_a_user_of_no_name_changes_no_path() -> None:
+    assert clean("/root/x /ubuntu", {"USER": "root", "LOGNAME": "ubuntu"}) == "/root/x /ubuntu"
+
+
 def test_the_variables_of_this_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", SECRET)
     assert clean(SECRET) == "[redacted]"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 from pytest_bionemo import fixes, rules
 from pytest_bionemo.checking import check, fail, not_applicable, wait_for
 from pytest_bionemo.facts import host as facts
 from pytest_bionemo.facts import wheels
-from pytest_bionemo.model import Action, Gpu, count
+from pytest_bionemo.model import Gpu, count
 from pytest_bionemo.probes import processors, visible
 from pytest_bionemo.probes import storage as storages
 from pytest_bionemo.probes.host import Host
@@ -18,6 +19,10 @@ from pytest_bionemo.probes.storage import Folder, Storage
 _COMPILED = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
 _CLEAN_SHARED_MEMORY = ["see what ended processes have left there, and remove it:", "$ ls -la /dev/shm"]
 _TEMPORARY = ("TMPDIR", storages.SPARE)
+# What holds weights, checkpoints and data sets.
+_LARGE = {"HOME", "BIONEMO_CACHE_DIR", "HF_HOME", "TORCH_HOME"}
+# Enough for all; "unlimited" can be a thousand million, and some programs close each of them when they start.
+_OPEN_FILES = 65536
 
 
 @check()
@@ -31,7 +36,6 @@ def runs_linux(host: Host) -> None:
             f"the operating system is {host.system}; PyTorch for CUDA and BioNeMo run on Linux",
             why="no CUDA build of PyTorch and no BioNeMo package is published for it",
             fix=["run this on Linux", "or, on Windows, inside WSL 2"],
-            action=Action.REPLACE_NODE,
         )
 
 
@@ -47,7 +51,6 @@ def has_supported_processor(host: Host) -> None:
             f"the processor is {host.machine}; PyTorch for CUDA is built for {' and '.join(supported)}",
             why="pip finds no PyTorch to install",
             fix=f"use a machine with one of: {', '.join(supported)}",
-            action=Action.REPLACE_NODE,
         )
 
 
@@ -64,7 +67,6 @@ def has_glibc_for_torch(host: Host, machine: Machine) -> None:
             f"{seen}; PyTorch's wheels need glibc {wheels.minimum_glibc()} or newer",
             why="pip finds no PyTorch to install, or the one installed elsewhere does not load",
             fix="use a newer Linux, or a container image with one (Ubuntu 20.04, Debian 10, RHEL 8 and newer)",
-            action=Action.REPLACE_NODE,
         )
 
 
@@ -94,7 +96,7 @@ def shared_memory_works(storage: Storage) -> None:
     """
     folder = _shared_memory(storage)
     problem, fix = folder.problem, _shared_memory_of_the_machine()
-    if folder.nearest != storages.SHARED_MEMORY:
+    if not folder.exists:
         problem = "it is not there"
     elif problem is None and (folder.free == 0 or folder.inodes == 0):
         problem, fix = f"it is full ({_size(folder.size or 0)})", _CLEAN_SHARED_MEMORY
@@ -123,9 +125,11 @@ def shared_memory_is_enough(storage: Storage, machine: Machine) -> None:
     several = facts.threshold("shared_memory_for_several_gpus")
     too_little = several - 1 if gpus > 1 else facts.threshold("shared_memory_of_a_container")
     expected = f"{_size(several)} or more for {gpus} GPUs" if gpus > 1 else f"more than {_size(too_little)}"
+    default = facts.threshold("shared_memory_of_a_container")
     if folder.size is not None and folder.size <= too_little:
         fail(
-            f"{storages.SHARED_MEMORY} has {_size(folder.size)}, expected {expected}",
+            f"{storages.SHARED_MEMORY} has {_size(folder.size)}"
+            f"{', which is what Docker gives' if folder.size == default else ''}, expected {expected}",
             why="data loaders with workers end with a bus error, and NCCL cannot start, when it is full",
             fix=_larger_shared_memory(machine.host),
             links=["https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html"],
@@ -172,7 +176,7 @@ def locks_memory_for_rdma(machine: Machine) -> None:
     """
     limits = machine.limits
     if not limits.rdma_devices:
-        not_applicable("no RDMA device (InfiniBand, RoCE, EFA) is here")
+        not_applicable("no RDMA device (InfiniBand, RoCE, EFA) is here, or none that this process was given")
     if limits.locks_at_will or limits.locked_memory is None:
         return
     if limits.locked_memory < (needed := facts.threshold("locked_memory")):
@@ -203,7 +207,7 @@ def opens_enough_files(machine: Machine) -> None:
         fail(
             f"this process may open {limits.open_files} files, expected {needed} or more",
             why="PyTorch holds a descriptor for each tensor that a loader hands over: 'Too many open files'",
-            fix=f"$ ulimit -n {hard or needed}" if own else raise_it,
+            fix=f"$ ulimit -n {min(hard or _OPEN_FILES, _OPEN_FILES)}" if own else raise_it,
         )
 
 
@@ -315,14 +319,22 @@ def may_use_enough_cores(machine: Machine) -> None:
 
     Fix: ask the scheduler, or the container, for more processor cores.
     """
-    limits, needed = machine.limits, facts.threshold("cores_per_gpu") * _gpus(machine)
-    if limits.cores < min(needed, limits.online_cores):
+    limits, needed = machine.limits, _needed_cores(machine)
+    if _lacks_cores(machine):
         fail(
             f"this job may use {count(limits.cores, 'processor core')} of the machine's {limits.online_cores}, "
             f"expected {needed} or more for {_of_gpus(machine)}",
             why="one core feeds a GPU, another one loads its data: with fewer the GPUs wait",
             fix=_ask_for_more("cores", "--cpus", "--cpus-per-task"),
         )
+
+
+def _needed_cores(machine: Machine) -> int:
+    return facts.threshold("cores_per_gpu") * _gpus(machine)
+
+
+def _lacks_cores(machine: Machine) -> bool:
+    return machine.limits.cores < min(_needed_cores(machine), machine.limits.online_cores)
 
 
 def _ask_for_more(what: str, docker: str, slurm: str) -> list[str]:
@@ -358,7 +370,11 @@ def is_near_its_gpus(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 
     Fix: bind the process to the processors of its GPUs' socket, or to none.
     """
-    places = [(gpu, place) for gpu in gpus if (place := processors.placement(gpu.pci_address))]
+    if _lacks_cores(machine):
+        wait_for("host::may_use_enough_cores", "this job may use too few processor cores to be near every GPU")
+    seen = visible.read(gpus, machine.variables)
+    used = [gpu for gpu in gpus if seen.problem or _is_used(gpu, seen.uuids)]
+    places = [(gpu, place) for gpu in used if (place := processors.placement(gpu.pci_address))]
     if not places:
         not_applicable("the machine does not say which NUMA node its GPUs are on")
     remote = facts.threshold("remote_node")
@@ -385,8 +401,10 @@ def is_near_its_gpus(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 def folders_answer(machine: Machine) -> None:
     """The folders that training writes to answer.
 
-    Fix: look at the file server; reboot the node where the mount stays hung.
+    Fix: mount the file system again, or name folders on another one.
     """
+    if machine.storage.failure and (place := rules.unwell_folder(machine)):
+        wait_for("platform::shared_file_systems_answer", f"{place} does not answer")
     if machine.storage.failure and not machine.storage.hangs:
         wait_for(None, f"the folders could not be looked at: {machine.storage.failure}")
     if machine.storage.failure:
@@ -394,7 +412,7 @@ def folders_answer(machine: Machine) -> None:
             f"a folder that training uses does not answer: {machine.storage.failure}",
             why="a file system that hangs stops everything that touches it, and cannot be killed",
             fix=[
-                "see which network file system it is, and mount it again:",
+                "see which file system it is, and mount it again:",
                 "$ cat /proc/mounts",
                 "or name folders on another one (HOME, HF_HOME, TMPDIR)",
             ],
@@ -423,7 +441,7 @@ def temporary_folder_works(storage: Storage) -> None:
 
 
 def _unusable(folder: Folder) -> str | None:
-    if folder.nearest != folder.path.rstrip("/") and folder.problem is None:
+    if not folder.exists and folder.problem is None:
         return "it does not exist"
     if folder.problem is None and (folder.free == 0 or folder.inodes == 0):
         return "it is full"
@@ -455,11 +473,12 @@ def disk_has_room(storage: Storage) -> None:
 
     Fix: make room, or move the caches to a larger disk with the variables that the finding names.
     """
-    places: dict[str, list[Folder]] = {}
+    places: dict[int | str, list[Folder]] = {}
     for folder in storage.folders:
         is_for_others = storages.SHARED_MEMORY in folder.names or folder.names == (storages.SPARE,)
         if not folder.problem and not is_for_others and not _is_in_broken_temporary_folder(folder, storage):
-            places.setdefault(folder.nearest, []).append(folder)
+            # Paths of one file system share its room.
+            places.setdefault(folder.device or folder.nearest, []).append(folder)
     lacking: dict[str, list[str]] = {}
     for folders in places.values():
         if lack := _lack(folders):
@@ -482,7 +501,8 @@ def disk_has_room(storage: Storage) -> None:
 def _lack(folders: list[Folder]) -> str | None:
     """What one place has too little of; None for enough, and for what is not counted."""
     place, users = folders[0], {name for folder in folders for name in folder.names}
-    needed = facts.threshold("disk_for_temporary_files" if "TMPDIR" in users else "disk_for_caches")
+    is_temporary = "TMPDIR" in users and not users & _LARGE
+    needed = facts.threshold("disk_for_temporary_files" if is_temporary else "disk_for_caches")
     if place.free is not None and place.free < needed:
         return f"{_size(place.free)} free in {place.nearest}, expected {_size(needed)} or more"
     if place.inodes is not None and place.inodes < (files := facts.threshold("inodes")):
@@ -562,7 +582,9 @@ def clock_is_kept_right(machine: Machine) -> None:
     """
     clock = machine.clock
     if clock.service is None or clock.synchronised is None:
-        not_applicable("no service sets the clock here: in a container or virtual machine its host may")
+        not_applicable("no service is seen that sets the clock here: in a container or virtual machine its host may")
+    if not clock.synchronised and not clock.tells_kernel:
+        not_applicable(f"{clock.service} does not tell the kernel whether the clock is right (rtcsync)")
     if not clock.synchronised:
         fail(
             f"{clock.service} is here to set the clock, but the kernel says that it is not synchronised",
@@ -575,6 +597,11 @@ def clock_is_kept_right(machine: Machine) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- words
+
+
+def _is_used(gpu: Gpu, uuids: Sequence[str]) -> bool:
+    names = {gpu.uuid, *(mig.uuid for mig in gpu.mig_devices)}
+    return any(visible.bare(uuid) in {visible.bare(name) for name in names if name} for uuid in uuids)
 
 
 def _gpus(machine: Machine) -> int:
@@ -592,7 +619,7 @@ def _size(size: int) -> str:
     """In the largest unit in which it is not below 1: '64 MiB', '1.5 GiB'."""
     for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size >= 1 << power:
-            return f"{size / (1 << power):.3g} {unit}"
+            return f"{size / (1 << power):.1f}".removesuffix(".0") + f" {unit}"
     return count(size, "byte")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -22,6 +23,7 @@ from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.mounts import Mount
 from pytest_bionemo.probes.platforms import Databricks, HyperPod, Platform, Slurm
 from pytest_bionemo.probes.platforms import slurm as slurm_files
+from pytest_bionemo.probes.platforms.slurm import Containers
 from pytest_bionemo.terms import Severity
 
 _EFA_GUIDE = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa.html"
@@ -55,27 +57,52 @@ def has_all_gpus(
     expected = max(instance.gpus if instance else 0, (platform.slurm.gpus or 0) if platform.slurm else 0)
     if seen < expected and rules.lost_gpus(driver, machine.kernel_log, host):
         wait_for("health::no_gpu_is_lost", "the kernel's log says which GPU is lost")
-    # In a container the GPUs of the job are divided once more.
-    granted = platform.slurm.gpus if platform.slurm and not is_contained else None
     if instance and seen < instance.gpus:
-        # A container or a job may be given fewer GPUs than there are: then the PCI bus shows the whole machine.
-        is_part = is_contained or (granted is not None and granted < instance.gpus)
-        if not is_part:
-            _fail_for_gpus(seen, instance.gpus, f"{instance.name} has", platform)
+        # A container, a job or a shell on a node of Slurm may be given a part: the PCI bus shows the whole machine.
         if host.pci_gpus and host.pci_gpus < instance.gpus:
             _fail_for_gpus(host.pci_gpus, instance.gpus, f"{instance.name} has", platform)
+        if not is_contained and not platform.slurm:
+            _fail_for_gpus(seen, instance.gpus, f"{instance.name} has", platform)
+    # In a container the GPUs of the job are divided once more.
+    granted = platform.slurm.gpus if platform.slurm and not is_contained else None
     if granted is not None and seen < granted:
-        _fail_for_gpus(seen, granted, "Slurm gave this job", platform)
+        _judge_grant(seen, granted, gpus, platform, host, machine)
     if instance is None and granted is None:
         not_applicable(unknown)
     if instance and seen < instance.gpus and granted is None:
-        not_applicable(f"this container was given {seen} of the {instance.gpus} GPUs of {instance.name}")
+        where = "container" if is_contained else "shell on a node of Slurm"
+        not_applicable(f"this {where} was given {seen} of the {instance.gpus} GPUs of {instance.name}")
+
+
+_FOR_EACH_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND")
+
+
+def _judge_grant(
+    seen: int, granted: int, gpus: tuple[Gpu, ...], platform: Platform, host: Host, machine: Machine
+) -> None:
+    """Fewer GPUs than Slurm gave: sure where the bus has no more, else each task may have been given its own."""
+    if any(gpu.mig_enabled for gpu in gpus):
+        not_applicable(f"with MIG on, Slurm counts slices: it gave this job {granted}")
+    if host.pci_gpus and host.pci_gpus < granted:
+        _fail_for_gpus(host.pci_gpus, granted, "Slurm gave this job", platform)
+    told = next((name for name in _FOR_EACH_TASK if machine.environment.get(name)), None)
+    if told:
+        not_applicable(f"{told} gives each task GPUs of its own: {seen} of the {granted} of this job")
+    fail(
+        f"{count(seen, 'GPU')}; Slurm gave this job {granted}",
+        why="a job that counts on all of them fails, or hangs",
+        fix=[
+            "start one task with all of them, and see whether it has them: $ srun --ntasks=1 nvidia-smi -L",
+            _GPU_PCI,
+        ],
+        severity="warning",
+    )
 
 
 def _is_contained(host: Host, machine: Machine) -> bool:
     """Whether this run may see a part of the GPUs of its machine: not every container leaves a mark."""
     asked_for = machine.environment.get("NVIDIA_VISIBLE_DEVICES", "all")
-    return bool(host.container) or asked_for != "all" or mounts.has_own_root(mounts.read() or ())
+    return bool(host.container) or asked_for != "all" or mounts.has_own_root(machine.mount_table or ())
 
 
 def _fail_for_gpus(seen: int, expected: int, owner: str, platform: Platform) -> None:
@@ -306,6 +333,8 @@ def infiniband_is_active(fabric: Fabric, platform: Platform, machine: Machine) -
     if not ports:
         not_applicable("there is no InfiniBand port here (/sys/class/infiniband)")
     active = [(adapter, port) for adapter, port in ports if port.state == "ACTIVE"]
+    if not active and not _needs_infiniband(platform) and not any(port.physical == "LinkUp" for _, port in ports):
+        not_applicable("no InfiniBand port has a cable, and no job over several nodes runs here")
     unmanaged = [(adapter, port) for adapter, port in ports if port.physical == "LinkUp" and port.state != "ACTIVE"]
     why = "NCCL leaves these ports out, and without any it falls back to TCP"
     if unmanaged:
@@ -325,6 +354,12 @@ def infiniband_is_active(fabric: Fabric, platform: Platform, machine: Machine) -
     _judge_number_of_ports(len(active), platform)
 
 
+def _needs_infiniband(platform: Platform) -> bool:
+    known = instances.find(platform.instance_type or "")
+    has_it = known is not None and known.is_sure and bool(known.infiniband)
+    return has_it or bool(platform.slurm and (platform.slurm.nodes or 1) > 1)
+
+
 def _judge_number_of_ports(active: int, platform: Platform) -> None:
     known = instances.find(platform.instance_type or "")
     if known and known.is_sure and known.infiniband and active < known.infiniband:
@@ -340,33 +375,38 @@ def _judge_number_of_ports(active: int, platform: Platform) -> None:
 
 
 @check()
-def shared_file_systems_answer(shared_mounts: tuple[Mount, ...], mount_answers: Answer) -> None:
+def shared_file_systems_answer(shared_mounts: tuple[Mount, ...], mount_answers: Answer, machine: Machine) -> None:
     """Every shared file system that is mounted answers.
 
-    Fix: look at the file server and the network to it; reboot the node where the mount stays hung.
+    Fix: look at the file server and the network to it; mount anew what stays broken.
     """
-    silent = mounts.silent(shared_mounts, mount_answers.before)
+    silent = mounts.silent(shared_mounts, mount_answers)
     broken = [answer for answer in mount_answers.before if answer["errno"] is not None]
-    if silent and not (mount_answers.failure or "").startswith("no answer"):
+    if mount_answers.failure and not silent:
         wait_for(None, f"the process that asks the shared file systems ended early: {mount_answers.failure}")
+    users = rules.users_of((*silent, *mounts.broken(shared_mounts, mount_answers)), machine)
+    # Where nothing of this run lies, training can go on.
+    severity: Severity | None = None if users else "warning"
+    used = f" ({', '.join(users)} {'is' if len(users) == 1 else 'are'} there)" if users else ""
     if silent:
         also = f"; and {_describe_broken(broken)}" if broken else ""
+        waited = (mount_answers.failure or "").partition(",")[0]
         fail(
-            f"{_describe_mounts(silent)}: {mount_answers.failure}{also}",
+            f"{_describe_mounts(silent)}: {waited}{used}{also}",
             why="whatever touches it hangs, and no signal ends it: training, data loaders, even ls and df",
             fix=[
-                "look at the server and the network to it",
+                "look at the server and the network to it: whatever hangs goes on when the server is back",
                 "look at the kernel log: $ sudo dmesg | tail",
-                "if the server is well, reboot the node: what hangs in the kernel cannot be unmounted",
+                "if the server is well and this node alone waits, unmount it and mount it again, or reboot the node",
             ],
-            action=Action.REBOOT_NODE,
+            severity=severity,
         )
     if broken:
-        _fail_for_errors(broken)
+        _fail_for_errors(broken, used, severity)
 
 
-def _fail_for_errors(broken: Sequence[dict[str, object]]) -> None:
-    place = _shown(str(broken[0]["path"]))
+def _fail_for_errors(broken: Sequence[dict[str, object]], used: str, severity: Severity | None) -> None:
+    place = shlex.quote(_shown(str(broken[0]["path"])))
     remedies = {
         errno.ESTALE: "the server has exported it anew: unmount it and mount it again",
         errno.ENOTCONN: "the program that serves it has ended: unmount it and mount it again",
@@ -374,16 +414,21 @@ def _fail_for_errors(broken: Sequence[dict[str, object]]) -> None:
     number = broken[0]["errno"]
     remedy = remedies.get(number) if isinstance(number, int) else None
     fail(
-        _describe_broken(broken),
+        f"{_describe_broken(broken)}{used}",
         why="whatever is read from there or written to it fails",
-        fix=[f"{remedy or 'unmount it and mount it again'}: $ sudo umount -l {place}; sudo mount {place}"],
+        fix=[f"{remedy or 'unmount it and mount it again'}: $ sudo umount {place} && sudo mount {place}"],
+        severity=severity,
     )
 
 
 def _describe_mounts(found: Sequence[Mount]) -> str:
-    known = platforms.shared_file_systems()
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return ", ".join(f"{_shown(mount.path)} ({known[mount.kind]})" for mount in found[:3]) + more
+    return ", ".join(f"{_shown(mount.path)} ({_kind_of(mount)})" for mount in found[:3]) + more
+
+
+def _kind_of(mount: Mount) -> str:
+    known = platforms.shared_file_systems()
+    return known.get(mount.kind) or known.get(f"fuse.{mount.program}") or _shown(mount.program or mount.kind)
 
 
 def _describe_broken(broken: Sequence[dict[str, object]]) -> str:
@@ -397,21 +442,27 @@ def _shown(path: str) -> str:
 
 
 @check(severity="warning")
-def fsx_is_mounted(hyperpod: HyperPod, mount_table: tuple[Mount, ...]) -> None:
+def fsx_is_mounted(hyperpod: HyperPod, mount_table: tuple[Mount, ...], machine: Machine) -> None:
     """The FSx for Lustre file system of the HyperPod cluster is mounted.
 
     Fix: mount the file system that the cluster's description names.
     """
     if hyperpod.fsx is None:
         not_applicable("the cluster's description (provisioning_parameters.json) names no FSx file system")
-    shared = mounts.shared(mount_table, platforms.shared_file_systems())
-    if not any(hyperpod.fsx in mount.source for mount in shared):
+    # The table of mounts has the server's address (10.1.2.3@tcp:/NAME) where the description has its name.
+    if not any(_is_fsx(mount, hyperpod) for mount in machine.shared_mounts):
         fail(
             f"{hyperpod.fsx} is not mounted, and the cluster's description says that it is to be",
             why="HOME, data and container images are there, and each node would write to its own 100 GB disk instead",
             fix=["run the lifecycle script again on this node: mount_fsx.sh",
                  "allow Lustre in the security group: TCP 988 and 1018 to 1023"],
         )  # fmt: skip
+
+
+def _is_fsx(mount: Mount, hyperpod: HyperPod) -> bool:
+    below = f"{mount.source}/".partition(":/")[2]
+    has_name = hyperpod.fsx_mount is not None and below.startswith(f"{hyperpod.fsx_mount}/")
+    return has_name or (hyperpod.fsx is not None and hyperpod.fsx in mount.source)
 
 
 # ------------------------------------------------------------------------------------------------- schedulers
@@ -432,15 +483,14 @@ def cluster_description_is_readable(hyperpod: HyperPod) -> None:
 
 
 @check(severity="warning")
-def slurm_starts_containers(slurm: Slurm, machine: Machine, mount_table: tuple[Mount, ...]) -> None:
+def slurm_starts_containers(slurm: Slurm, slurm_containers: Containers, machine: Machine) -> None:
     """Slurm can start containers where it is configured to (pyxis and enroot).
 
     Fix: install what pyxis lacks, or take it out of Slurm's plugins.
     """
-    shared = mounts.shared(mount_table, platforms.shared_file_systems())
-    found = slurm_files.containers(machine.environment, [mount.path for mount in shared])
-    if found is None:
-        not_applicable("Slurm's configuration has no pyxis (plugstack.conf)")
+    found = slurm_containers
+    if slurm.job is None and not machine.gpu_env.gpus:
+        not_applicable("no job runs here, and there is no GPU: containers are started on other nodes")
     if not found.plugin_exists:
         _fail_for_containers(
             f"{found.configuration} names {found.plugin}, which is not there",
@@ -483,6 +533,7 @@ def _fail_for_containers(message: str, fix: str) -> None:
 
 
 _SCRIPTS_AT_MOST = 100
+_SCRIPT_BYTES = 64 << 10
 
 
 @check(severity="warning")
@@ -512,10 +563,10 @@ def _scripts(machine: Machine) -> Iterator[tuple[str, str]]:
     suffixes = {suffix for fault in platforms.templates() for suffix in fault.suffixes}
     here = [name for name in files.names(Path()) if name.endswith(tuple(suffixes))]
     for name in here[:_SCRIPTS_AT_MOST]:
-        if text := files.text(Path(name)):
+        if text := files.text(Path(name), _SCRIPT_BYTES):
             yield name, text
     running = slurm_files.batch_script(machine.environment, Path("/"))
-    if running and (text := files.text(running)):
+    if running and (text := files.text(running, _SCRIPT_BYTES)):
         yield f"{running.name}.sbatch", text
 
 
@@ -534,7 +585,7 @@ def databricks_runtime_is_supported(databricks: Databricks) -> None:
     if ends and ends < today:
         newest = platforms.supported_runtimes(today)[-3:]
         fail(
-            f"Databricks Runtime {databricks.runtime} is without support since {ends.isoformat()}",
+            f"Databricks Runtime {databricks.runtime} is without support since {ends.isoformat()} at the latest",
             why="it gets no fixes, and its PyTorch and CUDA are older than what BioNeMo needs",
             fix=f"choose a newer runtime, for machine learning with GPUs: {' ML, '.join(newest)} ML",
         )

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from pytest_bionemo.facts import load
+from pytest_bionemo.facts import load, versions
 
 __all__ = [
     "Template",
     "Variable",
     "largest_image_bytes",
+    "local_programs",
     "oldest_libfabric",
     "oldest_plugin",
     "runtime_end",
@@ -65,12 +66,23 @@ def shared_file_systems() -> Mapping[str, str]:
     return {row["kind"]: row["name"] for row in load("platforms")["file_system"]}
 
 
+def local_programs() -> frozenset[str]:
+    """Programs that serve file systems (FUSE) of this machine alone."""
+    return frozenset(load("platforms")["fuse"]["local"])
+
+
 def runtime_end(version: str) -> date | None:
-    """The last day on which this Databricks runtime ("15.4") is supported; None where it is not on record."""
-    for row in load("platforms")["runtime"]:
+    """The last day on which this Databricks runtime ("15.4") is supported; None where it is not on record.
+
+    One that is older than all of them has ended no later than the oldest.
+    """
+    rows = load("platforms")["runtime"]
+    for row in rows:
         if version == row["version"] or version.startswith(f"{row['version']}."):
             return date.fromisoformat(row["ends"]) if row["ends"] else None
-    return None
+    oldest = min(rows, key=lambda row: versions.leading(row["version"]))
+    is_older = bool(re.match(r"\d", version)) and versions.leading(version) < versions.leading(oldest["version"])
+    return date.fromisoformat(oldest["ends"]) if is_older else None
 
 
 def supported_runtimes(today: date) -> tuple[str, ...]:

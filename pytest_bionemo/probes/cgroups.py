@@ -10,7 +10,8 @@ version 1 Documentation/scheduler/sched-bwc.rst.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,9 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 _NO_LIMIT = 1 << 62
 _LONGEST = 1 << 16
 _DEEPEST = 64
+# Pages of files, used of late or not, and tables of the kernel that it can make anew: all of that makes room.
+_DROPPABLE_2 = ("inactive_file", "active_file", "slab_reclaimable")
+_DROPPABLE_1 = ("total_inactive_file", "total_active_file")
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ def memory(root: Path = Path("/")) -> Limit | None:
     return _tightest(
         "memory",
         root,
-        lambda group: _limit(group, "memory.max", "memory.current", "inactive_file"),
-        lambda group: _limit(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        lambda group: _limit(group, "memory.max", "memory.current", _DROPPABLE_2),
+        lambda group: _limit(group, "memory.limit_in_bytes", "memory.usage_in_bytes", _DROPPABLE_1),
     )
 
 
@@ -98,13 +102,13 @@ def _membership(controller: str, membership: Path) -> PurePosixPath:
     return PurePosixPath()
 
 
-def _limit(group: Path, limit: str, used: str, droppable: str = "") -> Limit | None:
+def _limit(group: Path, limit: str, used: str, droppable: Collection[str] = ()) -> Limit | None:
     highest, current = _number(group / limit), _number(group / used)
     if highest is None or highest >= _NO_LIMIT:
         return None
     if current is None:
         return Limit(highest, highest)
-    dropped = _statistic(group / "memory.stat", droppable) if droppable else 0
+    dropped = _statistics(group / "memory.stat", droppable) if droppable else 0
     return Limit(highest, max(0, highest - max(0, current - dropped)))
 
 
@@ -124,12 +128,10 @@ def _quotient(limit: int, period: int) -> float | None:
     return limit / period if limit > 0 and period > 0 else None
 
 
-def _statistic(path: Path, name: str) -> int:
-    for line in _read(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name and value.strip().isdecimal():
-            return int(value)
-    return 0
+def _statistics(path: Path, names: Collection[str]) -> int:
+    """The sum of those that are there."""
+    pairs = (line.partition(" ") for line in _read(path).splitlines())
+    return sum(int(value) for name, _, value in pairs if name in names and re.fullmatch(r"\d{1,18}", value, re.ASCII))
 
 
 def _number(path: Path) -> int | None:

@@ -80,6 +80,14 @@ class Child:
             self._answer = self._wait()
         return self._answer
 
+    def is_done(self, within: float) -> bool:
+        """Whether it ends in so many seconds; its deadline is not changed."""
+        if self._answer is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(within)
+            return self._process.returncode is not None
+        return True
+
     def close(self) -> None:
         """End the child if it still runs, and let go of its pipes."""
         if self._answer is None:

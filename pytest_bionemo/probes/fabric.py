@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pytest_bionemo.probes import files, libraries
+from pytest_bionemo.probes.child import note
 
 _AMAZON = "0x1d0f"
 _EFA = re.compile(r"0xefa[0-9a-f]")
@@ -87,9 +89,24 @@ class Fabric:
         """The adapters of AWS."""
         return tuple(adapter for adapter in self.adapters if adapter.is_efa)
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Fabric:
+        """Read back what a child process said."""
+        found = {name: _library_of(data[name]) for name in ("libfabric", "plugin", "gdrcopy")}
+        return cls(**{**data, **found, "adapters": tuple(_adapter(one) for one in data["adapters"])})
+
+
+def _library_of(data: Mapping[str, Any] | None) -> Library | None:
+    return Library(**{**data, "path": Path(data["path"])}) if data else None
+
+
+def _adapter(data: Mapping[str, Any]) -> Adapter:
+    return Adapter(**{**data, "ports": tuple(Port(**port) for port in data["ports"])})
+
 
 def read(variables: Mapping[str, str], root: Path = Path("/")) -> Fabric:
     """Look at the adapters and libraries of this machine."""
+    note("looking at the network adapters")
     adapters = tuple(_adapters(root))
     gdrdrv = root / "dev/gdrdrv"
     # Libraries of AWS are of no interest where there is no such adapter, and looking for them takes time.
@@ -102,7 +119,7 @@ def read(variables: Mapping[str, str], root: Path = Path("/")) -> Fabric:
         _library(folders, re.compile(r"libfabric\.so\.1")),
         _library(folders, _PLUGIN, is_plugin=True),
         _library(folders, re.compile(r"libgdrapi\.so(\.2)?")),
-        "/dev/gdrdrv" if gdrdrv.exists() else None,
+        "/dev/gdrdrv" if files.exists(gdrdrv) else None,
         os.access(gdrdrv, os.R_OK | os.W_OK),
         installer[1] if installer else None,
     )
@@ -114,7 +131,7 @@ def _adapters(root: Path) -> Iterator[Adapter]:
     for name in files.names(folder):
         node = nodes.get(name)
         path = root / node.lstrip("/") if node else None
-        has_node = bool(path and path.exists())
+        has_node = bool(path and files.exists(path))
         yield Adapter(
             name,
             _driver(folder / name),
@@ -154,7 +171,7 @@ def _word(path: Path) -> str:
 
 def _pci_efa(root: Path) -> int | None:
     devices = root / "sys/bus/pci/devices"
-    if not devices.is_dir():
+    if not files.is_folder(devices):
         return None
     return sum(
         files.line(devices / name / "vendor") == _AMAZON
@@ -185,7 +202,7 @@ def _library(folders: Mapping[Path, bool], name: re.Pattern[str], is_plugin: boo
     found = [
         Library(folder / file, is_searched, None)
         for folder, is_searched in folders.items()
-        for file in files.names(folder)
+        for file in _listed(folder)
         if name.fullmatch(file)
     ]
     for library in sorted(found, key=lambda library: not library.is_found):
@@ -197,6 +214,11 @@ def _library(folders: Mapping[Path, bool], name: re.Pattern[str], is_plugin: boo
     return None
 
 
+def _listed(folder: Path) -> tuple[str, ...]:
+    note(f"looking at {folder}")  # LD_LIBRARY_PATH can name any
+    return files.names(folder)
+
+
 def _declared_version(folder: Path, stem: str) -> str | None:
     match = _PC_VERSION.search(files.text(folder / "pkgconfig" / f"{stem.partition('.')[0]}.pc"))
     return match[1].rstrip(".") if match else None
@@ -204,7 +226,7 @@ def _declared_version(folder: Path, stem: str) -> str | None:
 
 def _plugin_version(path: Path) -> str | None:
     """The version of aws-ofi-nccl; empty where it says none, None where it is the plugin of another network."""
-    data = files.text(path, _LIBRARY_LIMIT).encode(errors="replace")
+    data = files.content(path, _LIBRARY_LIMIT)
     match = _PLUGIN_VERSION.search(data)
     if match:
         return match[1].decode().rstrip(".")

@@ -21,6 +21,27 @@ def text(path: Path, limit: int = _LIMIT, errors: str = "replace") -> str:
     return (_read(path, limit) or b"").decode(errors=errors)
 
 
+def content(path: Path, limit: int = _LIMIT) -> bytes:
+    """The first ``limit`` bytes; none where there is no such file or it cannot be read."""
+    return _read(path, limit) or b""
+
+
+def exists(path: Path) -> bool:
+    """Whether it is there, as far as this user can see: a folder above may be closed to them."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, as far as this user can see."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def line(path: Path) -> str:
     """The first line, stripped; empty where there is none."""
     return text(path, 4096).strip().partition("\n")[0].strip()

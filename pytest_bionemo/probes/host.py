@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_bionemo.probes import cgroups
+from pytest_bionemo.probes import cgroups, files
 
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"  # PCI base class of GPUs, with (VGA) or without (3D) a display
@@ -109,7 +109,7 @@ def _container_from_environment(root: Path) -> str | None:
 
 def _container_from_marker_files(root: Path) -> str | None:
     kinds = {".dockerenv": "docker", "run/.containerenv": "podman"}
-    return next((kind for marker, kind in kinds.items() if (root / marker).exists()), None)
+    return next((kind for marker, kind in kinds.items() if files.exists(root / marker)), None)
 
 
 def _container_from_systemd(root: Path) -> str | None:
@@ -125,7 +125,7 @@ def _container_from_cgroup(root: Path) -> str | None:
 def pci_gpus(root: Path = Path("/")) -> int | None:
     """How many NVIDIA GPUs are on the PCI bus; None where sysfs does not say."""
     devices = root / "sys/bus/pci/devices"
-    if not devices.is_dir():
+    if not files.is_folder(devices):
         return None
     return sum(
         _read(device / "vendor") == _NVIDIA_VENDOR and _read(device / "class").startswith(_DISPLAY_CLASS)

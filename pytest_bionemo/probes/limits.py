@@ -8,7 +8,7 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_bionemo.probes import cgroups
+from pytest_bionemo.probes import cgroups, files
 from pytest_bionemo.probes.cgroups import Limit
 from pytest_bionemo.probes.host import usable_cores
 
@@ -22,10 +22,10 @@ class Limits:
     """Limits of getrlimit(2), None where there is none, and those of control groups, None likewise.
 
     ``locks_at_will``: CAP_IPC_LOCK counts, so that the limit of locked memory does not. ``processes`` is None for
-    root too, to whom it does not apply. ``rdma_devices`` are the adapters that need locked memory. ``memory_total``
-    and ``memory_available`` are the machine's, in bytes, and ``memory_stall`` is the share of the last minute, in
-    percent, in which all of it waited for memory; None where the kernel does not say. ``cores`` may be used at once
-    by this process, of ``online_cores``.
+    root too, to whom it does not apply. ``rdma_devices`` are the adapters that need locked memory and whose files are
+    open to this process. ``memory_total`` and ``memory_available`` are the machine's, in bytes, and ``memory_stall``
+    is the share of the last minute, in percent, in which all of it waited for memory; None where the kernel does not
+    say. ``cores`` may be used at once by this process, of ``online_cores``.
     """
 
     open_files: int | None = None
@@ -55,7 +55,7 @@ def read(root: Path = Path("/")) -> Limits:
         locks_at_will=_locks_at_will(root),
         processes=_soft_and_hard(resource.RLIMIT_NPROC)[0] if os.getuid() else None,
         address_space=_soft_and_hard(resource.RLIMIT_AS)[0],
-        rdma_devices=_rdma_devices(root / "sys/class/infiniband"),
+        rdma_devices=_rdma_devices(root),
         memory=cgroups.memory(root),
         tasks=cgroups.tasks(root),
         memory_total=meminfo.get("MemTotal"),
@@ -78,11 +78,17 @@ def _locks_at_will(root: Path) -> bool:
     return bool(capabilities and int(capabilities[1], 16) >> _CAP_IPC_LOCK & 1 and is_first_namespace)
 
 
-def _rdma_devices(folder: Path) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(entry.name for entry in folder.iterdir()))
-    except OSError:
-        return ()
+def _rdma_devices(root: Path) -> tuple[str, ...]:
+    """Those whose file in /dev is open to this process: through no other can it register memory."""
+    verbs = root / "sys/class/infiniband_verbs"
+    return tuple(
+        sorted(
+            name
+            for node in files.names(verbs)
+            if (name := files.line(verbs / node / "ibdev"))
+            and os.access(root / "dev/infiniband" / node, os.R_OK | os.W_OK)
+        )
+    )
 
 
 def _meminfo(path: Path) -> dict[str, int]:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from functools import cached_property
+from typing import Any
 
+from pytest_bionemo.facts import platforms as platform_facts
 from pytest_bionemo.model import GpuEnv
 from pytest_bionemo.probes import (
     clock,
-    fabric,
     health,
     host,
     kernel_log,
     libraries,
     limits,
+    mounts,
     nvml,
-    platforms,
     processors,
     storage,
+    surroundings,
     toolkit,
     torch_build,
     visible,
 )
-from pytest_bionemo.probes.child import Child
+from pytest_bionemo.probes.child import Answer, Child
 from pytest_bionemo.probes.clock import Clock
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.health import Health
@@ -31,14 +34,16 @@ from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.kernel_log import KernelLog
 from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.limits import Limits
+from pytest_bionemo.probes.mounts import Mount
 from pytest_bionemo.probes.platforms import Platform
 from pytest_bionemo.probes.processors import Scaling
 from pytest_bionemo.probes.storage import Storage
+from pytest_bionemo.probes.surroundings import Surroundings
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 
-# Looking at a folder takes no time, unless its file system hangs.
-_STORAGE_DEADLINE_S = 20.0
+# Looking at a folder takes no time, unless its file system hangs; a server that is busy answers later than a disk.
+_DEADLINES_S = {storage.TARGET: 20.0, surroundings.TARGET: 20.0, mounts.TARGET: 10.0}
 _WITH_HEALTH = "with_health"
 
 _STEERING = (visible.VARIABLE, visible.ORDER, libraries.VARIABLE)
@@ -64,6 +69,9 @@ class Machine:
         self._child(nvml.TARGET, _WITH_HEALTH)
         self._child(torch_build.TARGET)
         self._child(storage.TARGET)
+        self._ask_around()
+        if self.shared_mounts:
+            self._ask_mounts()
 
     def close(self) -> None:
         """End children whose answer nobody waited for."""
@@ -105,14 +113,39 @@ class Machine:
         return kernel_log.read()
 
     @cached_property
-    def platform(self) -> Platform:
-        """The platforms that this is, such as HyperPod, Slurm and AWS at once."""
-        return platforms.read(self.environment)
+    def surroundings(self) -> Surroundings:
+        """Platforms, network and containers, as far as they were told."""
+        return surroundings.from_answer(self._ask_around().answer())
+
+    def knows_platform(self, within: float) -> bool:
+        """Whether what is around the machine is known in so many seconds."""
+        return "surroundings" in self.__dict__ or self._ask_around().is_done(within)
 
     @cached_property
-    def fabric(self) -> Fabric:
-        """The network between nodes."""
-        return fabric.read(self.environment)
+    def platform(self) -> Platform:
+        """The platforms that this is, such as HyperPod, Slurm and AWS at once."""
+        return self.surroundings.platform
+
+    @cached_property
+    def fabric(self) -> Fabric | None:
+        """The network between nodes; None where nobody came to tell it."""
+        return self.surroundings.fabric
+
+    @cached_property
+    def mount_table(self) -> tuple[Mount, ...] | None:
+        """Every mount of this process; None where the kernel names none."""
+        return mounts.read()
+
+    @cached_property
+    def shared_mounts(self) -> tuple[Mount, ...]:
+        """The file systems that this machine shares with others."""
+        kinds, local = platform_facts.shared_file_systems(), platform_facts.local_programs()
+        return mounts.shared(self.mount_table or (), kinds, local)
+
+    @cached_property
+    def mount_answers(self) -> Answer:
+        """What each of those answered."""
+        return self._ask_mounts().answer() if self.shared_mounts else Answer({"asked": 0})
 
     @property
     def environment(self) -> dict[str, str]:
@@ -157,6 +190,8 @@ class Machine:
                 "health": self.health.to_json(),
                 "torch_build": self.torch_build.to_json(),
                 "storage": self.storage.to_json(),
+                "surroundings": self.surroundings.to_json(),
+                "mount_answers": asdict(self.mount_answers),
                 "variables": self.variables,
             }
         )
@@ -170,16 +205,25 @@ class Machine:
         machine.__dict__["health"] = Health.from_json(data["health"])
         machine.__dict__["torch_build"] = TorchBuild.from_json(data["torch_build"])
         machine.__dict__["storage"] = Storage.from_json(data["storage"])
+        machine.__dict__["surroundings"] = Surroundings(**data["surroundings"])
+        said = data["mount_answers"]
+        machine.__dict__["mount_answers"] = Answer(said["value"], said["failure"], tuple(said["before"]))
         machine.variables = data["variables"]
         return machine
 
-    def _child(self, target: str, switch: str = "") -> Child:
-        """The child that runs this function, with this switch of its set."""
+    def _ask_around(self) -> Child:
+        return self._child(surroundings.TARGET, shared=[mount.path for mount in self.shared_mounts])
+
+    def _ask_mounts(self) -> Child:
+        return self._child(mounts.TARGET, paths=[mount.path for mount in self.shared_mounts])
+
+    def _child(self, target: str, switch: str = "", **arguments: Any) -> Child:
+        """The child that runs this function with these arguments, and with this switch of its set."""
         key = f"{target} {switch}"
         if key not in self._children:
-            timeout = min(self._timeout, _STORAGE_DEADLINE_S) if target == storage.TARGET else self._timeout
-            arguments = {switch: True} if switch else {}
-            self._children[key] = Child(target, timeout, self._environment, arguments)
+            timeout = min(self._timeout, _DEADLINES_S.get(target, self._timeout))
+            told = {switch: True} if switch else arguments
+            self._children[key] = Child(target, timeout, self._environment, told)
         return self._children[key]
 
     def _is_started(self, target: str, switch: str) -> bool:

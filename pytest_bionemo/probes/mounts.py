@@ -11,13 +11,14 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pytest_bionemo.probes import files
+from pytest_bionemo.probes.child import Answer, note
 
 TARGET = f"{__name__}:ask"
 
@@ -25,6 +26,8 @@ _MOUNTINFO = Path("proc/self/mountinfo")
 _LIMIT = 16 << 20
 # As many can hang before one that answers is not asked: few enough for a container that limits its threads.
 _THREADS = 128
+_ASKING = "asking the shared file systems"
+_LINKS = 40  # as many as the kernel follows
 _ROOTS_OF_CONTAINERS = ("overlay", "fuse.fuse-overlayfs", "fuse.squashfuse", "squashfs")
 # Not for this user, or not to be seen from here: the file system has answered, or needs not to.
 # By name: other systems than Linux, on which this is imported too, have not all of them.
@@ -44,6 +47,12 @@ class Mount:
     kind: str
     source: str
 
+    @property
+    def program(self) -> str | None:
+        """The program that serves it, as far as it says ("sshfs", "mountpoint-s3"); None where the kernel does."""
+        kind, _, program = self.kind.partition(".")
+        return (program or self.source) if kind == "fuse" else None
+
 
 def read(root: Path = Path("/")) -> tuple[Mount, ...] | None:
     """Every mount of this process, in the order of the table; None where there is no table, or nothing in it."""
@@ -58,10 +67,39 @@ def has_own_root(mounts: Iterable[Mount]) -> bool:
     return bool(kinds) and kinds[-1] in _ROOTS_OF_CONTAINERS
 
 
-def shared(mounts: Iterable[Mount], kinds: Collection[str]) -> tuple[Mount, ...]:
-    """Those of these types, each place once: the last one mounted there is the one that is seen."""
+def shared(mounts: Iterable[Mount], kinds: Collection[str], local: Collection[str] = ()) -> tuple[Mount, ...]:
+    """Those of these types, each place once: the last one mounted there is the one that is seen.
+
+    Whatever a program serves (FUSE) is one, too, but for the programs in ``local``.
+    """
     at_place = {mount.path: mount for mount in mounts}
-    return tuple(mount for mount in at_place.values() if mount.kind in kinds)
+    return tuple(
+        mount
+        for mount in at_place.values()
+        if mount.kind in kinds or (mount.program is not None and mount.program not in local)
+    )
+
+
+def touched(path: str, mounts: Collection[Mount]) -> tuple[Mount, ...]:
+    """Those that whoever opens this path comes to. Links are followed up to the first of them; none is touched."""
+    places = {mount.path: mount for mount in mounts}
+    if not places:
+        return ()
+    rest, done, links = [*reversed(PurePath(path).parts)], "/", 0
+    while rest:
+        part = rest.pop()
+        done = os.path.normpath(os.path.join(done, part))  # noqa: PTH118
+        if done in places and done != "/":
+            whole = PurePath(done, *reversed(rest))
+            return tuple(mount for place, mount in places.items() if place != "/" and whole.is_relative_to(place))
+        with suppress(OSError, ValueError):
+            target = os.readlink(done)  # noqa: PTH115
+            links += 1
+            if links > _LINKS:
+                break
+            done = os.path.dirname(done)  # noqa: PTH120
+            rest += reversed(PurePath(target).parts)
+    return ()
 
 
 def _parse(line: str) -> Mount | None:
@@ -82,6 +120,7 @@ def ask(paths: list[str]) -> Generator[dict[str, Any], None, dict[str, Any]]:
 
     A path about which nothing is said has not answered.
     """
+    note(_ASKING)
     questions: queue.SimpleQueue[str] = queue.SimpleQueue()
     answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for path in paths:
@@ -110,7 +149,15 @@ def _ask(path: str) -> dict[str, Any]:
     return {"path": path, "errno": None, "error": None}
 
 
-def silent(mounts: Iterable[Mount], answers: Iterable[Mapping[str, Any]]) -> tuple[Mount, ...]:
-    """Those that have not answered."""
-    answered = {answer["path"] for answer in answers}
+def silent(mounts: Iterable[Mount], answer: Answer) -> tuple[Mount, ...]:
+    """Those that were asked and kept silent; none where the child ended of something else."""
+    if not (answer.failure or "").startswith("no answer within") or _ASKING not in (answer.failure or ""):
+        return ()
+    answered = {said["path"] for said in answer.before}
     return tuple(mount for mount in mounts if mount.path not in answered)
+
+
+def broken(mounts: Iterable[Mount], answer: Answer) -> tuple[Mount, ...]:
+    """Those that answered with an error."""
+    paths = {said["path"] for said in answer.before if said["errno"] is not None}
+    return tuple(mount for mount in mounts if mount.path in paths)

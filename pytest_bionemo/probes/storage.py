@@ -9,6 +9,8 @@ import ctypes
 import errno
 import getpass
 import os
+import re
+import stat
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pytest_bionemo.probes.child import Answer, note
 TARGET = f"{__name__}:read"
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 _ASKING = "asking about"
+_ASKED = re.compile(rf"{_ASKING} (/.*) \([^()]*\)$")
 _IN_MEMORY = (0x01021994, 0x858458F6)  # linux/magic.h: TMPFS_MAGIC, RAMFS_MAGIC
 SPARE = "temporary files"
 """The name of the folders that Python takes for temporary files where the one that it is told does not work."""
@@ -33,6 +36,7 @@ class Folder:
     ``nearest`` is the folder itself or, where it is not there yet, the nearest above it that is. ``problem`` is why
     it could not be written. ``size``, ``free`` (in bytes) and ``inodes`` (files that can still be made) are None
     where the file system does not count them. ``runs_code`` is False where nothing can be run or loaded from it.
+    ``device`` is the number of its file system.
     """
 
     path: str
@@ -44,6 +48,8 @@ class Folder:
     inodes: int | None = None
     runs_code: bool = True
     in_memory: bool | None = None
+    exists: bool = True
+    device: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,12 @@ class Storage:
     def hangs(self) -> bool:
         """Whether it was a folder that kept the answer: not a child that died, or that was slow to start."""
         return self.failure is not None and self.failure.startswith("no answer within") and _ASKING in self.failure
+
+    @property
+    def silent_folder(self) -> str | None:
+        """The one that kept the answer, where its path is known."""
+        found = _ASKED.search(self.failure or "") if self.hangs else None
+        return found[1] if found else None
 
     def of(self, name: str) -> Folder | None:
         """The folder of this user of it; None if it did not answer."""
@@ -85,7 +97,7 @@ def _folder(data: Mapping[str, Any]) -> Folder:
 def read() -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Look at each folder, in this process."""
     note(f"{_ASKING} the home folder")  # a directory service may know it
-    wanted = folders(os.environ, _home())
+    wanted = folders(os.environ, _home(), _user())
     for path, names in wanted.items():
         note(f"{_ASKING} {path} ({', '.join(names)})")
         yield asdict(look(path, names))
@@ -97,13 +109,13 @@ def _home() -> str:
     return home if home != "~" else "/"
 
 
-def folders(variables: Mapping[str, str], home: str) -> dict[str, tuple[str, ...]]:
+def folders(variables: Mapping[str, str], home: str, user: str = "") -> dict[str, tuple[str, ...]]:
     """Which folders are used, and by whom, as those who use them look them up."""
     cache = _told(variables, "XDG_CACHE_HOME") or f"{home}/.cache"
     temporary = temporary_folder(variables)
     found = {SHARED_MEMORY: ["/dev/shm"]}  # noqa: S108
     for path, name in ((home, "HOME"), (temporary, "TMPDIR"), *((spare, SPARE) for spare in _SPARES)):
-        found.setdefault(path, []).append(name)
+        found.setdefault(_plain(path), []).append(name)
     triton_home = _told(variables, "TRITON_HOME") or home
     for name, default in {
         "BIONEMO_CACHE_DIR": f"{cache}/bionemo",
@@ -111,11 +123,16 @@ def folders(variables: Mapping[str, str], home: str) -> dict[str, tuple[str, ...
         "TORCH_HOME": f"{cache}/torch",
         "TORCH_EXTENSIONS_DIR": f"{cache}/torch_extensions",
         "TRITON_CACHE_DIR": f"{triton_home}/.triton/cache",
-        "TORCHINDUCTOR_CACHE_DIR": f"{temporary}/torchinductor_{_user()}",
+        "TORCHINDUCTOR_CACHE_DIR": f"{temporary}/torchinductor_{user}",
     }.items():
         path = os.path.expanduser(_told(variables, name) or default)  # noqa: PTH111
-        found.setdefault(path, []).append(name)
+        found.setdefault(_plain(path), []).append(name)
     return {path: tuple(names) for path, names in found.items()}
+
+
+def _plain(path: str) -> str:
+    """Without what means nothing in a path: repeated slashes, one at the end."""
+    return str(Path(path))
 
 
 def _told(variables: Mapping[str, str], name: str) -> str:
@@ -140,13 +157,15 @@ def look(path: str, names: tuple[str, ...]) -> Folder:
     place = Path(path)
     nearest = place if place.is_absolute() else Path.cwd() / place
     problem = None
+    exists, device = True, None
     try:
-        while not os.path.lexists(nearest):
-            nearest = nearest.parent
+        while (device := _device(nearest)) is None:
+            exists, nearest = False, nearest.parent
         problem = _problem(nearest)
+        device = nearest.stat().st_dev
         seen = os.statvfs(nearest)
     except (OSError, ValueError) as error:
-        return Folder(path, names, str(nearest), problem or _why(error))
+        return Folder(path, names, str(nearest), problem or _why(error), exists=exists, device=device)
     if seen.f_flag & os.ST_RDONLY:
         problem = "its file system is read-only"
     counts_blocks = seen.f_blocks > 0
@@ -160,12 +179,26 @@ def look(path: str, names: tuple[str, ...]) -> Folder:
         inodes=seen.f_favail if seen.f_files > 0 else None,
         runs_code=not seen.f_flag & os.ST_NOEXEC,
         in_memory=_is_in_memory(nearest),
+        exists=exists,
+        device=device,
     )
 
 
+def _device(path: Path) -> int | None:
+    """That of its file system; None where nothing is there. Any other error is one of the folder itself."""
+    try:
+        return path.lstat().st_dev
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _problem(nearest: Path) -> str | None:
-    if not nearest.is_dir():
-        return f"{nearest} is {'a link that leads nowhere' if nearest.is_symlink() else 'no folder'}"
+    try:
+        found = nearest.stat()
+    except FileNotFoundError:
+        return f"{nearest} is a link that leads nowhere"
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{nearest} is no folder"
     effective = os.access in os.supports_effective_ids
     if os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective):
         return None

@@ -14,13 +14,17 @@ _SHORTEST_SECRET = 8
 # The forms of well-known tokens, wherever they come from.
 _SECRET_FORM = re.compile(r"\b(?:hf_|nvapi-|ghp_|github_pat_|sk-|dapi|AKIA)[A-Za-z0-9_-]{12,}")
 _REDACTED = "[redacted]"
+_USER = ("LOGNAME", "USER", "LNAME", "USERNAME")
+# Names of images and of the system, which are parts of paths as well.
+_NOBODY_IN_PARTICULAR = ("root", "user", "ubuntu", "ec2-user", "nobody", "jovyan", "nvidia")
 
 
 def clean(document: Any, environment: Mapping[str, str] | None = None) -> Any:
     """A copy of a JSON-like value without secrets, and with numbers that JSON can hold.
 
     The values of environment variables whose names speak of secrets go, wherever they stand, and so do tokens of
-    well-known forms; the home folder, which names the user, becomes ``~``. NaN and infinities become text;
+    well-known forms; the home folder, which names the user, becomes ``~``, and the user's name in other paths
+    ``USER``. NaN and infinities become text;
     what is no builtin becomes its ``str``.
     """
     hide = _hider(os.environ if environment is None else environment)
@@ -56,10 +60,20 @@ def _hider(environment: Mapping[str, str]) -> Callable[[str], str]:
     home = environment.get("HOME", "").rstrip("/")
     in_home = re.compile(re.escape(home) + r"(?=/|\s|$|['\":,;)])") if Path(home).name else None
 
+    # As those look it up who name folders by it (getpass.getuser); a directory service is not asked.
+    names = {environment.get(variable, "") for variable in _USER} - {"", *_NOBODY_IN_PARTICULAR}
+    # A part of a path, or the end of one: /scratch/USER/x, /tmp/torchinductor_USER
+    in_path = (
+        re.compile(rf"(?<=/)((?:[\w.-]*_)?)(?:{'|'.join(map(re.escape, sorted(names)))})(?=/|\s|$|['\",;)]|:(?!:))")
+        if names
+        else None
+    )
+
     def hide(text: str) -> str:
         for secret in secrets:
             text = text.replace(secret, _REDACTED)
         text = _SECRET_FORM.sub(_REDACTED, text)
-        return in_home.sub("~", text) if in_home else text
+        text = in_home.sub("~", text) if in_home else text
+        return in_path.sub(r"\1USER", text) if in_path else text
 
     return hide

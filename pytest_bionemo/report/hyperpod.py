@@ -15,8 +15,10 @@ _REMEDIATION = {"RESET_GPU": "reboot", "REBOOT_NODE": "reboot", "REPLACE_NODE": 
 _NAMED_AT_MOST = 5
 
 
-def line(report: Mapping[str, Any] | None, hostname: str) -> str:
+def line(report: Mapping[str, Any] | None, hostname: str, status: int = 0) -> str:
     """The line for this report; for a run without one, that nothing could be told.
+
+    ``status`` is the exit status of the run: only one of 0 has passed, whatever the verdict.
 
     The reason names checks and no message of theirs: a message can quote the driver, and whoever collects the output
     of jobs must find no Xid in it that is none of today's.
@@ -24,6 +26,8 @@ def line(report: Mapping[str, Any] | None, hostname: str) -> str:
     if report is None:
         return _line(hostname, "Skipped", "none", "the run ended without a report")
     run = report["bionemo"]
+    if run["verdict"] in _PASSED and status:
+        return _line(hostname, "Skipped", "none", f"{_reason(run)}, and the run ends with exit status {status}")
     return _line(hostname, _STATUS[run["verdict"]], _remediation(run), _reason(run))
 
 

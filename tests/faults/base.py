@@ -39,23 +39,22 @@ BESIDE_MIG = replace(H100x8, gpus=H100x8.gpus[:7] + H100_MIG.gpus)
 TWINS: dict[str, Twin] = {
     "host::runs_linux": Twin(
         {
-            "another kernel": Fault(on_host(sysname="FreeBSD"), "FreeBSD", action="REPLACE_NODE"),
+            "another kernel": Fault(on_host(sysname="FreeBSD"), "FreeBSD"),
             "a Mac": Fault(
                 without_torch_on(sysname="Darwin", machine="arm64", glibc="none"),
                 "Darwin",
                 "run this on Linux\nor, on Windows, inside WSL 2",
-                "REPLACE_NODE",
             ),
         }
     ),
     "host::has_supported_processor": Twin(
-        {"another processor": Fault(on_host(machine="ppc64le"), "ppc64le.*x86_64", action="REPLACE_NODE")},
+        {"another processor": Fault(on_host(machine="ppc64le"), "ppc64le.*x86_64")},
         healthy=on_host(machine="aarch64"),
     ),
     "host::has_glibc_for_torch": Twin(
         {
-            "old glibc": Fault(without_torch_on(glibc="glibc 2.17"), r"2\.17.*2\.28", action="REPLACE_NODE"),
-            "musl": Fault(without_torch_on(glibc="none"), "not glibc", action="REPLACE_NODE"),
+            "old glibc": Fault(without_torch_on(glibc="glibc 2.17"), r"2\.17.*2\.28"),
+            "musl": Fault(without_torch_on(glibc="none"), "not glibc"),
         },
         # An old glibc is no fault where torch is loaded all the same.
         healthy=on_host(glibc="glibc 2.17"),

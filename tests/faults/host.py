@@ -56,11 +56,13 @@ def limit(name: str, soft: int, hard: int | None = None) -> Change:
 
 
 @at("limit")
-def locked_memory(limit: int) -> Change:
-    """An adapter, and a user who may lock this much for it."""
+def locked_memory(limit: int, *, is_given: bool = True) -> Change:
+    """An adapter, given to this process or not, and a user who may lock this much for it."""
 
     def inject(rig: Rig) -> None:
-        rig.files.link("/sys/class/infiniband/efa_0", "../../devices/efa")
+        rdma_adapter(rig)
+        if not is_given:
+            rig.files.remove("/dev/infiniband")
         rig.files.limit("MEMLOCK", limit)
         rig.files.without_capability(CAP_IPC_LOCK)
 
@@ -68,8 +70,10 @@ def locked_memory(limit: int) -> Change:
 
 
 @done_at("file")
-def rdma_and_all_the_memory(rig: Rig) -> None:
+def rdma_adapter(rig: Rig) -> None:
     rig.files.link("/sys/class/infiniband/efa_0", "../../devices/efa")
+    rig.files.write("/sys/class/infiniband_verbs/uverbs0/ibdev", "efa_0\n")
+    rig.files.link("/dev/infiniband/uverbs0", "/dev/null")
 
 
 @at("file")
@@ -152,11 +156,12 @@ def broken_link_for_cache(rig: Rig) -> None:
 
 
 @at("C library")
-def unset_clock(state: str) -> Change:
+def unset_clock(state: str, configuration: str = "rtcsync") -> Change:
     """A service is here to set the clock; this is what the kernel says of it."""
 
     def inject(rig: Rig) -> None:
-        rig.files.write("/run/chrony/chronyd.pid", "1\n")
+        rig.files.folder("/run/chrony", 0o750)
+        rig.files.write("/etc/chrony/chrony.conf", f"pool ntp.example.org iburst\n{configuration}\n")
         on_host(adjtimex=state)(rig)
 
     return inject
@@ -196,11 +201,14 @@ TWINS: dict[str, Twin] = {
     "host::shared_memory_is_enough": Twin(
         {
             "Docker's default": Fault(
-                mounted("/dev/shm", "size=64m"), "/dev/shm has 64 MiB, expected 1 GiB or more for 8 GPUs"
+                mounted("/dev/shm", "size=64m"),
+                "/dev/shm has 64 MiB, which .* gives, expected 1 GiB or more for 8 GPUs",
             ),
             "Docker's default, one GPU": Fault(
-                both(machine(T4x1), mounted("/dev/shm", "size=64m")), "has 64 MiB, expected more than 64 MiB$"
+                both(machine(T4x1), mounted("/dev/shm", "size=64m")),
+                "has 64 MiB, which is what Docker gives, expected more than 64 MiB$",
             ),
+            "nearly enough": Fault(mounted("/dev/shm", "size=1010m"), r"has 1010 MiB, expected 1 GiB"),
             "too little for eight": Fault(mounted("/dev/shm", "size=512m"), "512 MiB, expected 1 GiB"),
             "in a pod": Fault(
                 both(variable("KUBERNETES_SERVICE_HOST", "10.0.0.1"), mounted("/dev/shm", "size=64m")),
@@ -214,7 +222,7 @@ TWINS: dict[str, Twin] = {
     ),
     "host::locks_memory_for_rdma": Twin(
         {"64 KiB": Fault(locked_memory(64 << 10), r"64 KiB.* 16 GiB for 1 adapter \(efa_0\)", "memlock=-1")},
-        healthy=rdma_and_all_the_memory,
+        healthy=rdma_adapter,
     ),
     "host::opens_enough_files": Twin(
         {
@@ -271,7 +279,12 @@ TWINS: dict[str, Twin] = {
         {
             "another socket": Fault(
                 numa(32, gpus="53 64"), r"2 GPUs \(0, 1\) of NUMA node 1: .*distance 32", "--cpunodebind=1"
-            )
+            ),
+            "another socket, of the visible ones": Fault(
+                both(numa(32), variable("CUDA_VISIBLE_DEVICES", "1,2")),
+                r"2 GPUs \(1, 2\) of NUMA node 1",
+                layer="file",
+            ),
         },
         healthy=numa(12),
     ),
@@ -285,7 +298,8 @@ TWINS: dict[str, Twin] = {
             "read-only": Fault(used_for("TMPDIR", "ro"), "/opt/place: .*read-only$", severity="warning"),
             "full": Fault(used_for("TMPDIR", "nr_inodes=1"), "it is full", severity="warning"),
             "absent": Fault(variable("TMPDIR", "/not/there"), "does not exist", severity="warning"),
-        }
+        },
+        healthy=variable("TMPDIR", "/var//tmp/"),
     ),
     "host::caches_can_be_written": Twin(
         {
@@ -303,6 +317,11 @@ TWINS: dict[str, Twin] = {
             "HOME": Fault(used_for("HOME", "size=100m"), "^HOME, .*: 100 MiB free in ~, expected 5 GiB"),
             "temporary files": Fault(
                 used_for("TMPDIR", "size=64m"), "TMPDIR, .*: 64 MiB free in .*, expected 1 GiB", "TMPDIR"
+            ),
+            "weights beside temporary files": Fault(
+                both(used_for("TMPDIR", "size=2g"), variable("HF_HOME", "/opt/place/hf")),
+                "HF_HOME.*: 2 GiB free in .*, expected 5 GiB",
+                layer="file system",
             ),
             "inodes": Fault(used_for("HF_HOME", "size=6g,nr_inodes=100"), "room for 99 more files"),
         },

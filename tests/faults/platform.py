@@ -131,6 +131,11 @@ def written(path: str, text: str, mode: int = 0o644) -> Change:
 
 
 @at("file")
+def linked(path: str, target: str) -> Change:
+    return lambda rig: rig.files.link(path, target)
+
+
+@at("file")
 def removed(path: str) -> Change:
     return lambda rig: rig.files.remove(path)
 
@@ -172,6 +177,13 @@ def hyperpod(gpus: int = 8, adapters: int = 32, on_bus: int = 32, nodes: int | N
         both(*changes, pyxis)(rig)
 
     return inject
+
+
+@done_at("driver library")
+def without_job(rig: Rig) -> None:
+    """A shell on the node, as pam_slurm_adopt and administrators have it."""
+    for name in [name for name in rig.variables if name.startswith("SLURM_")]:
+        del rig.variables[name]
 
 
 @at("environment")
@@ -223,13 +235,18 @@ def enroot(runtime: str = "/opt/dlami/nvme/tmp/enroot/user-$(id -u)", data: str 
 
 
 @at("file system")
-def shared(path: str = "/fsx", answer: str | int = "well", source: str = f"{FSX}@tcp:/abcdefgh") -> Change:
+def shared(
+    path: str = "/fsx",
+    answer: str | int = "well",
+    source: str = f"{FSX}@tcp:/abcdefgh",
+    kind: str = "fuse.glusterfs",
+) -> Change:
     """A shared file system. The kernel that runs the tests has FUSE; Lustre and NFS it need not have."""
 
     def inject(rig: Rig) -> None:
         if not can_share():
             pytest.skip("a shared file system of ours needs FUSE, which this user cannot mount")
-        rig.files.shared(path, "fuse.glusterfs", answer, source)
+        rig.files.shared(path, kind, answer, source)
 
     return inject
 
@@ -305,13 +322,22 @@ TWINS: dict[str, Twin] = {
                 pod(H100x1, gpus_on_bus=7), "7 GPUs; p5.48xlarge has 8", "lspci", "REBOOT_NODE", layer="file"
             ),
             "fewer than Slurm gave": Fault(
-                both(bare, closed_gpus(), slurm_job(gpus=9)), "8 GPUs; Slurm gave this job 9", action="REBOOT_NODE"
+                both(bare, closed_gpus(), slurm_job(gpus=9)),
+                "8 GPUs; Slurm gave this job 9",
+                "--ntasks=1 nvidia-smi -L",
+                severity="warning",
+            ),
+            "fewer on the bus than Slurm gave": Fault(
+                both(bare, pci(8), slurm_job(gpus=9)), "8 GPUs; Slurm gave this job 9", action="REBOOT_NODE"
             ),
             "lost in a part": Fault(
                 both(hyperpod(gpus=7), slurm_job(gpus=4)),
                 "7 GPUs; p5.48xlarge has 8",
                 action="REBOOT_NODE",
                 layer="driver library",
+            ),
+            "lost, seen from a shell": Fault(
+                both(hyperpod(gpus=7), without_job), "7 GPUs; p5.48xlarge has 8", action="REBOOT_NODE"
             ),
         },
         healthy=HEALTHY,
@@ -415,7 +441,7 @@ TWINS: dict[str, Twin] = {
             ),
             "of an old plugin": Fault(both(HEALTHY, variable("NCCL_PROTO", "simple")), "1.5", "unset NCCL_PROTO"),
         },
-        healthy=both(HEALTHY, variable("FI_PROVIDER", "efa")),
+        healthy=both(HEALTHY, variable("FI_PROVIDER", "efa;ofi_rxd"), variable("NCCL_BUFFSIZE", "8388608")),
     ),
     "platform::infiniband_is_active": Twin(
         {
@@ -438,25 +464,51 @@ TWINS: dict[str, Twin] = {
     "platform::shared_file_systems_answer": Twin(
         {
             "hangs": Fault(
-                shared(answer="never"), r"/fsx \(GlusterFS\): no answer within 2 s", "dmesg", "REBOOT_NODE"
-            ),
-            "hangs beside one that answers": Fault(
-                both(shared("/data"), shared(answer="never")),
+                shared(answer="never"),
                 r"^/fsx \(GlusterFS\): no answer within 2 s$",
-                action="REBOOT_NODE",
+                "when the server is back\n.*dmesg",
+                severity="warning",
+            ),
+            "hangs with a cache on it": Fault(
+                both(shared(answer="never"), variable("HF_HOME", "/fsx/hf")),
+                r"^/fsx \(GlusterFS\): no answer within 2 s \(HF_HOME is there\)$",
+                layer="file system",
+            ),
+            "hangs behind a link": Fault(
+                both(
+                    shared(answer="never"), linked("/opt/cache", "/fsx/cache"), variable("HF_HOME", "/opt/cache/hf")
+                ),
+                r"\(HF_HOME is there\)$",
+                layer="file system",
             ),
             "hangs beside a stale one": Fault(
-                both(shared("/data", errno.ESTALE), shared(answer="never")),
-                "^/fsx .*; and /data: Stale",
-                action="REBOOT_NODE",
+                both(shared("/data", errno.ESTALE), shared("/well"), shared(answer="never")),
+                "^/fsx [^/]*; and /data: Stale[^/]*$",
+                severity="warning",
             ),
             "stale": Fault(
-                shared(answer=errno.ESTALE), "/fsx: Stale file handle", r"exported it anew.*umount -l /fsx"
+                shared("/my data", errno.ESTALE),
+                "/my data: Stale file handle",
+                r"exported it anew.*umount '/my data' && sudo mount '/my data'$",
+                severity="warning",
+            ),
+            "stale with a cache on it": Fault(
+                both(shared(answer=errno.ESTALE), variable("HF_HOME", "/fsx")),
+                r"/fsx: Stale file handle \(HF_HOME is there\)$",
+                layer="file system",
             ),
             "its program has ended": Fault(
-                shared(answer=errno.ENOTCONN), "endpoint is not connected", "umount -l /fsx"
+                shared("/s3", errno.ENOTCONN, "mountpoint-s3", kind="fuse"),
+                "/s3: .*endpoint is not connected",
+                "umount /s3",
+                severity="warning",
             ),
-            "broken": Fault(shared(answer=errno.EIO), "/fsx: Input/output error", "mount it again"),
+            "hangs, of a program that no table has": Fault(
+                shared("/home2", "never", kind="fuse.sshfs"), r"^/home2 \(sshfs\): no answer", severity="warning"
+            ),
+            "broken": Fault(
+                shared(answer=errno.EIO), "/fsx: Input/output error", "mount it again", severity="warning"
+            ),
         },
         healthy=both(shared(), shared("/closed", errno.EACCES)),
         options=("--bionemo-timeout=2",),
@@ -468,7 +520,8 @@ TWINS: dict[str, Twin] = {
                 both(HEALTHY, shared(source="fs-ffff.fsx.us-west-2.amazonaws.com@tcp:/x")), "is not mounted"
             ),
         },
-        healthy=both(HEALTHY, shared()),
+        # The table of mounts has the server's address, not its name.
+        healthy=both(HEALTHY, shared(source="10.1.71.197@tcp:/abcdefgh")),
     ),
     "platform::cluster_description_is_readable": Twin(
         {
@@ -531,6 +584,9 @@ TWINS: dict[str, Twin] = {
     "platform::databricks_runtime_is_supported": Twin(
         {
             "ended": Fault(databricks("13.3"), r"Runtime 13\.3 is without support since 2026-08-22", "18 ML"),
+            "older than all on record": Fault(
+                databricks("12.2"), r"Runtime 12\.2 is without support since .* latest"
+            ),
             "ended, by its file": Fault(
                 both(databricks(""), written("/databricks/DBR_VERSION", "13.3\n")), r"Runtime 13\.3 is without"
             ),

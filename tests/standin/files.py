@@ -75,7 +75,7 @@ class Files:
         self._steps.append(["fill", path, size])
 
     def hang(self, path: str) -> None:
-        """A file system there that never answers: one in user space, of which nobody takes the questions."""
+        """A file system of this machine alone that never answers: in user space, nobody takes its questions."""
         self._steps.append(["hang", path])
 
     def read_only(self, path: str, but: Path) -> None:
@@ -309,7 +309,9 @@ def _mount_without_server(path: Path) -> None:
     connection = os.open("/dev/fuse", os.O_RDWR)
     os.set_inheritable(connection, True)
     options = f"fd={connection},rootmode=40000,user_id=0,group_id=0".encode()
-    if ctypes.CDLL(None, use_errno=True).mount(b"hang", os.fsencode(path), b"fuse", _MS_NOSUID_NODEV, options):
+    if ctypes.CDLL(None, use_errno=True).mount(
+        b"hang", os.fsencode(path), b"fuse.gocryptfs", _MS_NOSUID_NODEV, options
+    ):
         raise OSError(ctypes.get_errno(), f"cannot mount a file system that hangs at {path}")
 
 

@@ -6,10 +6,12 @@ one wait.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from pytest_bionemo.probes.child import note
 from pytest_bionemo.probes.platforms import cloud, databricks, hyperpod, kubernetes, slurm
 from pytest_bionemo.probes.platforms.cloud import Cloud
 from pytest_bionemo.probes.platforms.databricks import Databricks
@@ -17,7 +19,7 @@ from pytest_bionemo.probes.platforms.hyperpod import HyperPod
 from pytest_bionemo.probes.platforms.kubernetes import Kubernetes
 from pytest_bionemo.probes.platforms.slurm import Slurm
 
-__all__ = ["Cloud", "Databricks", "HyperPod", "Kubernetes", "Platform", "Slurm", "read"]
+__all__ = ["Cloud", "Databricks", "HyperPod", "Kubernetes", "Platform", "Slurm", "read", "steps"]
 
 _CLOUDS = {"aws": "AWS", "azure": "Azure", "gcp": "Google Cloud"}
 
@@ -60,6 +62,18 @@ class Platform:
         )
         return found.removeprefix("ml.") if found else None
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Platform:
+        """Read back what a child process said."""
+        managed = data["hyperpod"]
+        return cls(
+            databricks=Databricks(**data["databricks"]) if data["databricks"] else None,
+            hyperpod=HyperPod(**{**managed, "problems": tuple(managed["problems"])}) if managed else None,
+            slurm=Slurm(**data["slurm"]) if data["slurm"] else None,
+            kubernetes=Kubernetes(**data["kubernetes"]) if data["kubernetes"] else None,
+            cloud=Cloud(**data["cloud"]) if data["cloud"] else None,
+        )
+
     def describe(self) -> str:
         """'HyperPod with Slurm, AWS p5.48xlarge'; empty where nothing is recognised."""
         scheduler = {"slurm": "Slurm", "kubernetes": "Kubernetes"}.get(self.scheduler or "", "")
@@ -73,12 +87,20 @@ class Platform:
 
 def read(variables: Mapping[str, str], root: Path = Path("/")) -> Platform:
     """Look at the files of this machine and at these variables of the environment."""
+    *_, whole = steps(variables, root)
+    return whole
+
+
+def steps(variables: Mapping[str, str], root: Path = Path("/")) -> Iterator[Platform]:
+    """The same, first without Slurm, whose configuration can lie on a file system that hangs."""
+    note("looking at the files of clouds and clusters")
     where = cloud.read(root)
     managed = hyperpod.read(variables, root, where.instance_id if where else None)
-    return Platform(
+    found = Platform(
         databricks=databricks.read(variables, root),
         hyperpod=managed,
-        slurm=slurm.read(variables, root),
         kubernetes=kubernetes.read(variables, root, is_node=bool(managed and managed.orchestrator == "kubernetes")),
         cloud=where,
     )
+    yield found
+    yield replace(found, slurm=slurm.read(variables, root))

@@ -28,13 +28,14 @@ class HyperPod:
     """``instance_type`` is that of the cluster's description, with its ``ml.``.
 
     ``problems`` are what is wrong with the files that describe the cluster. ``fsx`` is the DNS name of the FSx for
-    Lustre file system that the nodes are to mount. None: no file tells.
+    Lustre file system that the nodes are to mount, and ``fsx_mount`` its name on the server. None: no file tells.
     """
 
     orchestrator: Literal["slurm", "kubernetes"] | None = None
     instance_type: str | None = None
     fsx: str | None = None
     problems: tuple[str, ...] = ()
+    fsx_mount: str | None = None
 
 
 def read(variables: Mapping[str, str], root: Path, instance_id: str | None) -> HyperPod | None:
@@ -49,12 +50,13 @@ def read(variables: Mapping[str, str], root: Path, instance_id: str | None) -> H
     orchestrator = _ORCHESTRATORS.get(str(resources.get("ClusterType")))
     if orchestrator is None:
         orchestrator = "kubernetes" if _is_in_pod(variables) else "slurm" if provisioning is not None else None
-    fsx = (provisioning or {}).get("fsx_dns_name")
+    fsx, mount = ((provisioning or {}).get(name) for name in ("fsx_dns_name", "fsx_mountname"))
     return HyperPod(
         orchestrator,
         _instance_type(resources, instance_id),
         fsx if isinstance(fsx, str) and fsx else None,
         tuple(problems),
+        mount if isinstance(mount, str) and mount else None,
     )
 
 
@@ -67,7 +69,7 @@ def _load(root: Path, path: Path, problems: list[str]) -> Mapping[str, Any] | No
 
 
 def _has_marks(variables: Mapping[str, str], root: Path) -> bool:
-    return (root / _MARKER).is_dir() or _is_in_pod(variables)
+    return files.is_folder(root / _MARKER) or _is_in_pod(variables)
 
 
 def _is_in_pod(variables: Mapping[str, str]) -> bool:

@@ -12,8 +12,10 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pytest_bionemo.probes import files
+from pytest_bionemo.probes.child import note
 
 _CONFIGURATIONS = (
     "var/spool/slurmd/conf-cache",
@@ -22,9 +24,9 @@ _CONFIGURATIONS = (
     "etc/slurm-llnl",
     "usr/local/etc/slurm",
 )
-_PYXIS = re.compile(r"^\s*(?:required|optional)\s+(\S*spank_pyxis\.so)\b", re.MULTILINE)
-_INCLUDED = re.compile(r"^\s*include\s+(\S+)", re.MULTILINE)
-_ENROOT_SETTING = re.compile(r"^\s*(ENROOT_\w+)\s+(.+?)\s*$", re.MULTILINE)
+_PYXIS = re.compile(r"^[ \t]*(?:required|optional)[ \t]+(\S*spank_pyxis\.so)\b", re.MULTILINE)
+_INCLUDED = re.compile(r"^[ \t]*include[ \t]+(\S+)", re.MULTILINE)
+_ENROOT_SETTING = re.compile(r"^[ \t]*(ENROOT_\w+)[ \t]+(\S.*)$", re.MULTILINE)
 _ENROOT_PATHS = ("ENROOT_RUNTIME_PATH", "ENROOT_CACHE_PATH", "ENROOT_DATA_PATH")
 
 
@@ -69,6 +71,12 @@ class Containers:
     enroot: str | None
     places: tuple[Place, ...]
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Containers:
+        """Read back what a child process said."""
+        places = tuple(Place(**{**one, "folder": Path(one["folder"])}) for one in data["places"])
+        return cls(**{**data, "configuration": Path(data["configuration"]), "places": places})
+
 
 def read(variables: Mapping[str, str], root: Path) -> Slurm | None:
     """None where this is not Slurm."""
@@ -112,8 +120,12 @@ def containers(variables: Mapping[str, str], shared: Sequence[str] = (), root: P
 
 def _configurations(root: Path) -> list[Path]:
     """Folders with the configuration of a node."""
-    folders = [root / folder for folder in _CONFIGURATIONS]
-    return [folder for folder in folders if any(name.endswith(".conf") for name in files.names(folder))]
+    return [root / folder for folder in _CONFIGURATIONS if _is_configuration(root / folder)]
+
+
+def _is_configuration(folder: Path) -> bool:
+    note(f"looking at {folder}")  # clusters have it on shared file systems, too
+    return any(name.endswith(".conf") for name in files.names(folder))
 
 
 def _plugstacks(root: Path) -> Iterator[tuple[Path, str]]:
@@ -135,15 +147,17 @@ def _glob(root: Path, pattern: str) -> list[Path]:
 
 def _plugin_exists(root: Path, plugin: str) -> bool:
     if plugin.startswith("/"):
-        return (root / plugin.lstrip("/")).exists()
+        note(f"looking at {plugin}")
+        return files.exists(root / plugin.lstrip("/"))
     # A bare name is looked for in Slurm's own folders, which its configuration sets: not known here.
     return True
 
 
 def _enroot(root: Path, variables: Mapping[str, str]) -> str | None:
+    note("looking at the folders of PATH for enroot")
     if root == Path("/"):
         return shutil.which("enroot", path=f"{variables.get('PATH', '')}:/usr/local/bin:/usr/bin:/bin")
-    found = next((folder for folder in ("usr/local/bin", "usr/bin") if (root / folder / "enroot").exists()), None)
+    found = next((folder for folder in ("usr/local/bin", "usr/bin") if files.exists(root / folder / "enroot")), None)
     return f"/{found}/enroot" if found else None
 
 
@@ -159,7 +173,7 @@ def _places(root: Path, variables: Mapping[str, str], shared: Sequence[str]) -> 
 
 def _expand(value: str, variables: Mapping[str, str]) -> str | None:
     """The folder as the shell would see it; None where that takes more than variables and the numbers of the user."""
-    text = value.strip("\"'").replace("$(id -u)", str(os.getuid())).replace("$(id -g)", str(os.getgid()))
+    text = value.strip().strip("\"'").replace("$(id -u)", str(os.getuid())).replace("$(id -g)", str(os.getgid()))
     text = re.sub(r"\$\{?(\w+)\}?", lambda match: variables.get(match[1], match[0]), text)
     return text if text.startswith("/") and "$" not in text and "`" not in text else None
 
@@ -167,8 +181,9 @@ def _expand(value: str, variables: Mapping[str, str]) -> str | None:
 def _place(root: Path, setting: str, folder: str, shared: Sequence[str]) -> Place:
     if any(Path(folder).is_relative_to(place) for place in shared):
         return Place(setting, Path(folder), None, is_writable=True, is_shared=True)
+    note(f"looking at {folder}")
     path = root / folder.lstrip("/")
-    while not path.exists() and path != root:
+    while not files.exists(path) and path != root:
         path = path.parent
     try:
         seen = os.statvfs(path)

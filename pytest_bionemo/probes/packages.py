@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from packaging.tags import Tag, parse_tag, sys_tags
 from packaging.utils import canonicalize_name
@@ -192,7 +191,7 @@ def _editable_folder(distribution: metadata.Distribution) -> Path | None:
     try:
         origin = json.loads(distribution.read_text("direct_url.json") or "{}")
         is_editable = origin.get("dir_info", {}).get("editable") is True
-        return Path(url2pathname(urlsplit(origin["url"]).path)) if is_editable else None
+        return Path(unquote(urlsplit(origin["url"]).path)) if is_editable else None
     except (ValueError, LookupError, TypeError, AttributeError):  # it is not what the standard says
         return None
 

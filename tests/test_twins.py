@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from conftest import Rig
-from faults import LAYERS, Fault, layer_of, matrix
+from faults import LAYERS, Fault, Twin, layer_of, matrix
 from faults.base import BESIDE_MIG
 from faults.injections import closed_gpus, libcuda, machine, no_gpus, shown
-from faults.proof import assert_fails_where_the_fault_is_and_nowhere_else, assert_passes
+from faults.proof import assert_all_pass, assert_fails_where_the_fault_is_and_nowhere_else
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 from standin import H100_MIG, A10Gx1, H100x8
@@ -23,7 +23,7 @@ from standin.torch_package import StandinTorch
 
 COMPUTES = "torch::computes"
 
-TWINS = matrix.twins("base", "health")
+TWINS = matrix.twins("base")
 FAULTS = matrix.faults(TWINS)
 
 
@@ -54,9 +54,9 @@ def test_every_check_that_computes_is_tested(topic: str) -> None:
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
-@pytest.mark.parametrize("check", TWINS)
-def test_passes_on_a_healthy_machine(healthy_rig: Rig, check: str) -> None:
-    assert_passes(healthy_rig, check, TWINS[check])
+@pytest.mark.parametrize("twins", matrix.on_the_same_machine(TWINS))
+def test_passes_on_a_healthy_machine(healthy_rig: Rig, twins: dict[str, Twin]) -> None:
+    assert_all_pass(healthy_rig, twins)
 
 
 @pytest.mark.parametrize(("check", "fault"), FAULTS)

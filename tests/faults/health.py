@@ -270,7 +270,7 @@ TWINS: dict[str, Twin] = {
         {
             "of somebody else": Fault(
                 changed(used_bytes=20 * GIB, processes=((1, 20 * GIB),)),
-                rf"20\.0 GiB of its 79\.6 GiB are taken, by (process 1 \(20\.0 GiB\)|{OLD_BINDING})",
+                rf"20\.0 GiB of its 79\.6 GiB are taken(, by process 1 \(20\.0 GiB\)|; by {OLD_BINDING})",
                 "nvidia-smi -i 3|fuser",
                 "FREE_GPU",
                 "gpu3",

@@ -59,6 +59,17 @@ def faults(pairs: Mapping[str, Twin]) -> list[Any]:
     ]
 
 
+def on_the_same_machine(pairs: Mapping[str, Twin]) -> list[Any]:
+    """The checks whose healthy machine is the same, which one run can hold, as parameters of a test."""
+    found: dict[Any, dict[str, Twin]] = {}
+    for check, twin in pairs.items():
+        found.setdefault((twin.healthy, twin.options), {})[check] = twin
+    return [
+        pytest.param(group, id=next(iter(group)) + (f" and {len(group) - 1} more" if len(group) > 1 else ""))
+        for group in found.values()
+    ]
+
+
 def _of_tables() -> Iterator[Row]:
     for check, twin in twins().items():
         for title, fault in twin.faults.items():

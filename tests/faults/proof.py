@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from conftest import Rig
 from faults import Fault, Twin, severity_of, with_parameter
 
 
-def assert_passes(rig: Rig, check: str, twin: Twin) -> None:
-    """Hold the healthy half of a pair."""
-    twin.healthy(rig)
-    run = rig.validate(*twin.options)
-    assert run.outcome(with_parameter(check, twin.parameter)) == "passed", run.stdout
+def assert_all_pass(rig: Rig, twins: Mapping[str, Twin]) -> None:
+    """Hold the healthy halves of pairs whose healthy machine is the same."""
+    ((healthy, options),) = {(twin.healthy, twin.options) for twin in twins.values()}
+    healthy(rig)
+    run = rig.validate(*options)
+    names = [with_parameter(check, twin.parameter) for check, twin in twins.items()]
+    assert {name: run.outcome(name) for name in names} == dict.fromkeys(names, "passed"), run.stdout
 
 
 def assert_fails_where_the_fault_is_and_nowhere_else(rig: Rig, check: str, twin: Twin, fault: Fault) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from packaging.markers import UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
@@ -19,8 +19,6 @@ from pytest_bionemo.model import Gpu, MigDevice, NvmlFailure, count
 from pytest_bionemo.probes import nvml, packages, platforms, visible
 from pytest_bionemo.probes.machine import Machine
 
-T = TypeVar("T")
-
 _NO_DRIVER = (9, 12)  # NVML_ERROR_DRIVER_NOT_LOADED, NVML_ERROR_LIBRARY_NOT_FOUND
 _NO_LINK = (2, 3, 6)  # NVML_ERROR_INVALID_ARGUMENT (no link of this number), _NOT_SUPPORTED, _NOT_FOUND
 _MEMORY, _CAPABILITY, _MIG = (
@@ -28,6 +26,9 @@ _MEMORY, _CAPABILITY, _MIG = (
     "nvmlDeviceGetCudaComputeCapability",
     "nvmlDeviceGetMigMode",
 )
+# A line of an error shows a value, not a page of it.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ def read(args: Sequence[object], kwargs: Mapping[str, Any]) -> Demand:
     :raises ValueError: a line that names the first that is wrong, and what it takes.
     """
     if args:
-        raise ValueError(f"gpu_env({reprlib.repr(args[0])}): it takes keywords alone, such as gpu_env(min_gpus=2).")
+        raise ValueError(f"gpu_env({_SHORT.repr(args[0])}): it takes keywords alone, such as gpu_env(min_gpus=2).")
     for name in kwargs:
         if name not in ARGUMENTS:
-            given = f"gpu_env({name}={reprlib.repr(kwargs[name])})"
+            given = f"gpu_env({name}={_SHORT.repr(kwargs[name])})"
             raise ValueError(f"{given}: it has no argument {name}.{_choices(name, ARGUMENTS)}")
     return demand(**kwargs)
 
@@ -142,7 +143,7 @@ def describe(unmet: Sequence[Unmet]) -> str:
 
 
 def _wrong(name: str, value: object, takes: str) -> ValueError:
-    return ValueError(f"gpu_env({name}={reprlib.repr(value)}): {name} takes {takes}")
+    return ValueError(f"gpu_env({name}={_SHORT.repr(value)}): {name} takes {takes}")
 
 
 def _choices(name: str, known: Collection[str]) -> str:
@@ -193,7 +194,7 @@ def _words(name: str, value: object, known: Collection[str]) -> tuple[str, ...]:
     words = _texts(name, value)
     for word in words:
         if word not in known:
-            raise ValueError(f"gpu_env({name}={reprlib.repr(value)}): no {name} is {word!r}.{_choices(word, known)}")
+            raise ValueError(f"gpu_env({name}={_SHORT.repr(value)}): no {name} is {word!r}.{_choices(word, known)}")
     return words
 
 
@@ -256,8 +257,6 @@ class _Devices(NamedTuple):
 
 
 def _unmet_by_driver(wanted: Demand, machine: Machine) -> Iterator[Unmet]:
-    if wanted.nvlink is not None:
-        machine.include_health()
     env = machine.gpu_env
     conditions = list(_conditions(wanted, machine))
     gpus = _with(count(wanted.min_gpus, "GPU"), [condition.need for condition in conditions])
@@ -273,19 +272,23 @@ def _unmet_by_driver(wanted: Demand, machine: Machine) -> Iterator[Unmet]:
     # Where nobody knows which ones are visible, those that do not fit may be among them.
     if devices.number - sum(not one.fits for one in seen) < wanted.min_gpus:
         yield Unmet(gpus, _describe([one.text for one in seen]) + devices.note)
-    yield from _unmet_version("driver", wanted.driver, _plain(env.driver))
-    yield from _unmet_version("CUDA", wanted.cuda, _plain(env.cuda_driver))
+    yield from _unmet_version("driver", wanted.driver, env.driver)
+    yield from _unmet_version("CUDA", wanted.cuda, env.cuda_driver)
+
+
+def _unmet_version(name: str, specifier: str | None, found: str | None) -> Iterator[Unmet]:
+    if specifier is None:
+        return
+    if found is None:
+        yield Unmet(f"{name} {specifier}", "it could not be asked: the driver does not tell")
+    elif not versions.admits(specifier, str(versions.leading(found))):  # builds append to it: "580.95.05-open"
+        yield Unmet(f"{name} {specifier}", f"here is {found}")
 
 
 def _no_answer(failure: NvmlFailure) -> str:
     if failure.code in _NO_DRIVER:
         return f"no NVIDIA driver answers ({failure.text})"
     return f"the NVIDIA driver could not be asked: {failure.text}"
-
-
-def _plain(version: str | None) -> str | None:
-    """Without what builds append: "580.95.05-open"."""
-    return str(versions.leading(version)) if version else None
 
 
 def _devices(machine: Machine) -> _Devices:
@@ -298,6 +301,8 @@ def _devices(machine: Machine) -> _Devices:
     seen = visible.read(env.gpus, machine.variables)
     found = tuple(device for gpu in env.gpus for device in _devices_on(gpu))
     hidden = f", and {count(env.hidden_gpus, 'GPU')} that this user may not use" if env.hidden_gpus else ""
+    if unsliced := sum(bool(gpu.mig_enabled and not gpu.mig_devices) for gpu in env.gpus):
+        hidden += f", and {count(unsliced, 'GPU')} in MIG mode without a slice"
     if seen.value is not None and seen.exact:
         found = tuple(device for uuid in seen.uuids for device in found if uuid in device.names)
     number = len(found) if seen.value is None or seen.exact else min(len(seen.uuids), len(found))
@@ -415,15 +420,6 @@ def _unmet_distribution(name: str, specifier: str, need: str) -> Iterator[Unmet]
         yield Unmet(need, f"the version of {name} could not be asked: its metadata give none")
     elif not versions.admits(specifier, found):
         yield Unmet(need, f"here is {found}")
-
-
-def _unmet_version(name: str, specifier: str | None, found: str | None) -> Iterator[Unmet]:
-    if specifier is None:
-        return
-    if found is None:
-        yield Unmet(f"{name} {specifier}", "it could not be asked: the driver does not tell")
-    elif not versions.admits(specifier, found):
-        yield Unmet(f"{name} {specifier}", f"here is {found}")
 
 
 # ------------------------------------------------------------------------------------------------------ phrases

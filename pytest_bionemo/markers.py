@@ -55,8 +55,10 @@ def enforce(
             demanded_by(item)
         except (ValueError, FactsError) as error:
             return _refuse(config, items, f"{item.nodeid}: {error}")
+    if any(demand.nvlink is not None for item in items for demand in demanded_by(item)):
+        machine().include_health()  # before a fixture asks: the driver is asked once
     kind = FailUnmet if options.read(config).strict else SkipUnmet
-    config.pluginmanager.register(kind(items, machine), "bionemo_markers")
+    config.pluginmanager.register(kind(machine), "bionemo_markers")
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], line: str) -> None:
@@ -76,9 +78,8 @@ def demanded_by(item: pytest.Item) -> tuple[Demand, ...]:
 class _Enforcement:
     """Knows of each test of one run why its demands are not met: those of all its markers have to be."""
 
-    def __init__(self, items: Sequence[pytest.Item], machine: Callable[[], Machine]) -> None:
+    def __init__(self, machine: Callable[[], Machine]) -> None:
         self._machine = machine
-        self._asks_for_links = any(one.nvlink is not None for item in items for one in demanded_by(item))
         self._reasons: dict[tuple[Demand, ...], str] = {}
 
     def reason(self, item: pytest.Item) -> str:
@@ -86,8 +87,6 @@ class _Enforcement:
         demanded = demanded_by(item)
         if demanded and demanded not in self._reasons:
             machine = self._machine()
-            if self._asks_for_links:
-                machine.include_health()  # before anything is asked: the driver is asked once
             unmet = [one for each in demanded for one in demands.unmet(each, machine)]
             self._reasons[demanded] = demands.describe(unmet)
         return self._reasons.get(demanded, "")

@@ -217,17 +217,17 @@ class GpuEnv:
     def gpus_with(
         self,
         *,
-        memory_gb: float = 0,
+        min_memory_gb: float = 0,
         free_memory_gb: float = 0,
         compute_capability: str = "",
         dtype: str | None = None,
     ) -> tuple[Gpu, ...]:
-        """The GPUs that have all of this: ``assert len(gpu_env.gpus_with(memory_gb=40, dtype="bf16")) >= 2``.
+        """The GPUs that have all of this: ``assert len(gpu_env.gpus_with(min_memory_gb=40, dtype="bf16")) >= 2``.
 
         One that does not tell what is asked for is none of them. They are whole GPUs of the machine, whatever
         CUDA_VISIBLE_DEVICES and MIG leave a process of them: the marker ``gpu_env`` goes by what a process sees.
 
-        :param memory_gb: at least so many GB (10**9 bytes), as GPUs are sold.
+        :param min_memory_gb: at least so many GB (10**9 bytes), as GPUs are sold.
         :param free_memory_gb: at least so many GB that were free when the driver was asked.
         :param compute_capability: a specifier such as ">=8.0".
         :param dtype: a number format that the GPU multiplies in hardware, such as "bf16" or "fp8".
@@ -242,7 +242,7 @@ class GpuEnv:
         def has_all(gpu: Gpu) -> bool:
             capability = gpu.compute_capability
             return bool(
-                (not memory_gb or (gpu.memory_bytes or 0) >= memory_gb * 1e9)
+                (not min_memory_gb or (gpu.memory_bytes or 0) >= min_memory_gb * 1e9)
                 and (not free_memory_gb or (gpu.free_memory_bytes or 0) >= free_memory_gb * 1e9)
                 and (wanted is None or (capability and versions.admits(wanted, "{}.{}".format(*capability))))
                 and (dtype is None or (capability and precision.is_in_gpu(dtype, capability)))

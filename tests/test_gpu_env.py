@@ -155,14 +155,14 @@ def test_versions_compare_as_versions(specifier: str, driver: bool, cuda: bool) 
 
 def test_gpus_are_chosen_by_all_that_is_asked_of_them() -> None:
     assert HERE.gpus_with() == (T4, H100, SILENT)
-    assert HERE.gpus_with(memory_gb=16) == (T4, H100)
-    assert HERE.gpus_with(memory_gb=16.2) == (H100,)
+    assert HERE.gpus_with(min_memory_gb=16) == (T4, H100)
+    assert HERE.gpus_with(min_memory_gb=16.2) == (H100,)
     assert HERE.gpus_with(free_memory_gb=2) == (H100,)
     assert HERE.gpus_with(compute_capability=">=7.5,<9") == (T4,)
     assert HERE.gpus_with(dtype="fp16") == (T4, H100)
     assert HERE.gpus_with(dtype="bf16") == (H100,)
-    assert HERE.gpus_with(memory_gb=16, dtype="nvfp4") == ()
-    assert NOWHERE.gpus_with(memory_gb=1) == ()
+    assert HERE.gpus_with(min_memory_gb=16, dtype="nvfp4") == ()
+    assert NOWHERE.gpus_with(min_memory_gb=1) == ()
 
 
 def test_what_cannot_be_compared_is_refused_even_where_there_is_nothing_to_compare() -> None:
@@ -182,7 +182,7 @@ def test_what_a_failed_comparison_shows_is_what_there_is(rig: Rig) -> None:
     rig.write(
         "test_user.py",
         "def test_driver(gpu_env): assert gpu_env.driver_is('>=590')\n"
-        "def test_memory(gpu_env): assert gpu_env.gpus_with(memory_gb=100)\n"
+        "def test_memory(gpu_env): assert gpu_env.gpus_with(min_memory_gb=100)\n"
         "def test_gpus(gpu_env): assert gpu_env.gpus[:1] == ()\n",
     )
     run = rig.pytest("-q")

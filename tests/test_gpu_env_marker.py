@@ -158,7 +158,7 @@ def test_each_argument_is_held_against_the_machine_and_the_driver_is_asked_once(
         f"{name}-unmet": case for name, (case, _) in UNMET.items()
     }
     # The fixture, asked for before any of them, is of the same answer.
-    text = "def test_before(gpu_env): assert len(gpu_env.gpus_with(memory_gb=80)) == 8\n" + suite_of(cases)
+    text = "def test_before(gpu_env): assert len(gpu_env.gpus_with(min_memory_gb=80)) == 8\n" + suite_of(cases)
     ended = run_suite(node_rig, text=text)
     assert ended.run.returncode == 0, ended.run.stdout
     assert {name: ended.reason(f"test_it[{name}-met]") for name in MET} == dict.fromkeys(MET)

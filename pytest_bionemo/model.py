@@ -101,6 +101,7 @@ class MigDevice:
     memory_bytes: int
     gpu_instance: int | None = None
     compute_instance: int | None = None
+    free_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ class Gpu:
     def label(self) -> str:
         """Its UUID; its index where NVML gives none."""
         return self.uuid or f"gpu{self.index}"
+
+    def __repr__(self) -> str:
+        memory = f", {self.memory_bytes / 1e9:.1f} GB" if self.memory_bytes else ""
+        capability = ", compute capability {}.{}".format(*self.compute_capability) if self.compute_capability else ""
+        return f"<Gpu {self.index}: {self.name or 'unreadable'}{memory}{capability}>"
 
     def to_json(self) -> dict[str, Any]:
         """Plain builtins."""
@@ -190,6 +196,60 @@ class GpuEnv:
         """The different compute capabilities on this machine, lowest first."""
         return tuple(sorted({gpu.compute_capability for gpu in self.gpus if gpu.compute_capability}))
 
+    def driver_is(self, specifier: str) -> bool:
+        """Whether the driver is within a specifier: ``gpu_env.driver_is(">=580")``.
+
+        Versions are compared as such: as text, "1000" is less than "580". False without a driver.
+
+        :raises ValueError: for what is no specifier.
+        """
+        return _is_within(specifier, self.driver)
+
+    def cuda_is(self, specifier: str) -> bool:
+        """Whether the newest CUDA that the driver runs is within a specifier: ``gpu_env.cuda_is(">=12.8")``.
+
+        False without a driver, and where it does not tell.
+
+        :raises ValueError: for what is no specifier.
+        """
+        return _is_within(specifier, self.cuda_driver)
+
+    def gpus_with(
+        self,
+        *,
+        min_memory_gb: float = 0,
+        free_memory_gb: float = 0,
+        compute_capability: str = "",
+        dtype: str | None = None,
+    ) -> tuple[Gpu, ...]:
+        """The GPUs that have all of this: ``assert len(gpu_env.gpus_with(min_memory_gb=40, dtype="bf16")) >= 2``.
+
+        One that does not tell what is asked for is none of them. They are whole GPUs of the machine, whatever
+        CUDA_VISIBLE_DEVICES and MIG leave a process of them: the marker ``gpu_env`` goes by what a process sees.
+
+        :param min_memory_gb: at least so many GB (10**9 bytes), as GPUs are sold.
+        :param free_memory_gb: at least so many GB that were free when the driver was asked.
+        :param compute_capability: a specifier such as ">=8.0".
+        :param dtype: a number format that the GPU multiplies in hardware, such as "bf16" or "fp8".
+        :raises ValueError: for what is no specifier, and for a format of which the package knows no rule.
+        """
+        from pytest_bionemo.facts import precision, versions
+
+        wanted = versions.specifier(compute_capability) if compute_capability else None
+        if dtype is not None:
+            precision.rules(dtype)
+
+        def has_all(gpu: Gpu) -> bool:
+            capability = gpu.compute_capability
+            return bool(
+                (not min_memory_gb or (gpu.memory_bytes or 0) >= min_memory_gb * 1e9)
+                and (not free_memory_gb or (gpu.free_memory_bytes or 0) >= free_memory_gb * 1e9)
+                and (wanted is None or (capability and versions.admits(wanted, "{}.{}".format(*capability))))
+                and (dtype is None or (capability and precision.is_in_gpu(dtype, capability)))
+            )
+
+        return tuple(filter(has_all, self.gpus))
+
     def to_json(self) -> dict[str, Any]:
         """Plain builtins."""
         return asdict(self)
@@ -215,6 +275,14 @@ class GpuEnv:
             return f"no NVIDIA driver answers ({self.failure.text})"
         hidden = f" and {self.hidden_gpus} that this user may not use" if self.hidden_gpus else ""
         return f"{describe_gpus(self.gpus)}{hidden}, driver {self.driver}"
+
+
+def _is_within(specifier: str, version: str | None) -> bool:
+    # Not above: whoever reads a report needs no versions.
+    from pytest_bionemo.facts import versions
+
+    wanted = versions.specifier(specifier)
+    return version is not None and versions.admits(wanted, str(versions.leading(version)))
 
 
 def describe_gpus(gpus: tuple[Gpu, ...]) -> str:

@@ -20,6 +20,7 @@ _NOUNS = {"level": "level", "device": "device", "require": "verdict to require"}
 _SWITCHES: dict[str, str] = {
     "validate": "Run the shipped checks: alone, or with the tests of the paths that are given.",
     "hyperpod-line": "End with the line that SageMaker HyperPod's health checks read.",
+    "strict": "In your own tests: a requirement that is not met fails the test instead of skipping it.",
 }
 # name without the prefix: (default, metavar, help)
 _VALUED: dict[str, tuple[str, str, str]] = {
@@ -45,6 +46,7 @@ class Options:
     expect_gpus: int | None
     targets: tuple[str, ...] = ()
     hyperpod_line: bool = False
+    strict: bool = False
 
 
 def add(parser: pytest.Parser) -> None:
@@ -91,6 +93,7 @@ def read(config: pytest.Config) -> Options:
         expect_gpus=_count(config, "expect-gpus"),
         targets=_targets(config),
         hyperpod_line=_read_switch(config, "hyperpod-line"),
+        strict=_read_switch(config, "strict"),
     )
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_bionemo import options
-from pytest_bionemo.fixtures import MACHINE
+from pytest_bionemo.fixtures import MACHINE, machine_of
 from pytest_bionemo.fixtures import bionemo_pkg as bionemo_pkg
 from pytest_bionemo.fixtures import gpu_env as gpu_env
 from pytest_bionemo.fixtures import lightning_trainer as lightning_trainer
 from pytest_bionemo.fixtures import lightning_trainer_args as lightning_trainer_args
 
+GPU_ENV = (
+    "gpu_env(*, min_gpus=1, min_memory_gb=None, free_memory_gb=None, compute_capability=None, dtype=None, "
+    "nvlink=None, driver=None, cuda=None, torch=None, mig=None, platform=None, packages=None): "
+    "skip the test where the machine has not all of this; with --bionemo-strict it fails instead."
+)
 TOKENS: pytest.StashKey[Sequence[str]] = pytest.StashKey()
 
 
@@ -60,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "bionemo(topic, severity, level): carried by every check of pytest --bionemo-validate, to select by.",
     )
+    config.addinivalue_line("markers", GPU_ENV)
     settings = options.read(config)
     if settings.validate and not config.option.help:
         from pytest_bionemo.validation import Validation
@@ -76,6 +83,27 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
     result = yield
     validation = config.pluginmanager.get_plugin("bionemo_validation")
     return validation.exit_status(int(result)) if validation and isinstance(result, int) else result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Validate what tests demand with the marker gpu_env, also of those that others drop or add."""
+    collected = [*items]
+    result = yield
+    marked = [item for item in dict.fromkeys((*collected, *items)) if item.get_closest_marker("gpu_env")]
+    if marked:
+        from pytest_bionemo import markers
+
+        markers.enforce(config, items, marked, lambda: machine_of(config))
+    return result
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """End the run with the line that a process of pytest-xdist has left: it cannot end one itself."""
+    # A process that crashed has left nothing.
+    if line := getattr(node, "workeroutput", {}).get("bionemo_refused"):
+        raise pytest.UsageError(line)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPORT, Rig
+from pytest_bionemo.model import Gpu, GpuEnv, NvmlFailure
 from standin import H100_MIG, H100x8, Node
 
 SUITE = """
@@ -130,3 +131,63 @@ def test_a_suite_may_have_a_gpu_env_of_its_own(rig: Rig) -> None:
     starts = noting_starts(rig)
     assert rig.pytest("-q").returncode == 0
     assert "pytest_bionemo.probes" not in starts.read_text()
+
+
+# ----------------------------------------------------------------------------------------------- what it compares
+
+T4 = Gpu(0, "GPU-t4", "Tesla T4", memory_bytes=16_106_127_360, free_memory_bytes=10**9, compute_capability=(7, 5))
+H100 = Gpu(1, "GPU-h100", "NVIDIA H100", memory_bytes=85_520_809_984, free_memory_bytes=85 * 10**9,
+           compute_capability=(9, 0))  # fmt: skip
+SILENT = Gpu(2, errors={"nvmlDeviceGetHandleByIndex": "GPU is lost"})
+HERE = GpuEnv(driver="580.95.05-open", cuda_driver="13.0", gpus=(T4, H100, SILENT))
+NOWHERE = GpuEnv(failure=NvmlFailure(12, "NVML Shared Library Not Found"))
+
+
+@pytest.mark.parametrize(
+    ("specifier", "driver", "cuda"),
+    [(">=580", True, False), (">=580.95.05,<590", True, False), (">=1000", False, False), ("==13.*", False, True)],
+)
+def test_versions_compare_as_versions(specifier: str, driver: bool, cuda: bool) -> None:
+    assert (HERE.driver_is(specifier), HERE.cuda_is(specifier)) == (driver, cuda)
+    assert not NOWHERE.driver_is(specifier)
+    assert not NOWHERE.cuda_is(specifier)
+
+
+def test_gpus_are_chosen_by_all_that_is_asked_of_them() -> None:
+    assert HERE.gpus_with() == (T4, H100, SILENT)
+    assert HERE.gpus_with(min_memory_gb=16) == (T4, H100)
+    assert HERE.gpus_with(min_memory_gb=16.2) == (H100,)
+    assert HERE.gpus_with(free_memory_gb=2) == (H100,)
+    assert HERE.gpus_with(compute_capability=">=7.5,<9") == (T4,)
+    assert HERE.gpus_with(dtype="fp16") == (T4, H100)
+    assert HERE.gpus_with(dtype="bf16") == (H100,)
+    assert HERE.gpus_with(min_memory_gb=16, dtype="nvfp4") == ()
+    assert NOWHERE.gpus_with(min_memory_gb=1) == ()
+
+
+def test_what_cannot_be_compared_is_refused_even_where_there_is_nothing_to_compare() -> None:
+    for env in (HERE, NOWHERE):
+        with pytest.raises(ValueError, match=r"'580' is not a specifier such as '>=8\.0'"):
+            env.driver_is("580")
+        with pytest.raises(ValueError, match="'' is not a specifier"):
+            env.cuda_is("")
+        with pytest.raises(ValueError, match=r"'8\.0' is not a specifier"):
+            env.gpus_with(compute_capability="8.0")
+        with pytest.raises(ValueError, match=r"no rule for the format 'bfloat16'\. Choose from: fp16, bf16, tf32"):
+            env.gpus_with(dtype="bfloat16")
+
+
+def test_what_a_failed_comparison_shows_is_what_there_is(rig: Rig) -> None:
+    rig.node = H100x8
+    rig.write(
+        "test_user.py",
+        "def test_driver(gpu_env): assert gpu_env.driver_is('>=590')\n"
+        "def test_memory(gpu_env): assert gpu_env.gpus_with(min_memory_gb=100)\n"
+        "def test_gpus(gpu_env): assert gpu_env.gpus[:1] == ()\n",
+    )
+    run = rig.pytest("-q")
+    assert run.returncode == 1
+    assert "<GpuEnv: 8 GPUs (NVIDIA H100 80GB HBM3), driver 580.95.05>.driver_is" in run.stdout
+    assert "<GpuEnv: 8 GPUs (NVIDIA H100 80GB HBM3), driver 580.95.05>.gpus_with" in run.stdout
+    assert "<Gpu 0: NVIDIA H100 80GB HBM3, 85.5 GB, compute capability 9.0>" in run.stdout
+    assert repr(SILENT) == "<Gpu 2: unreadable>"

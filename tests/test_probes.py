@@ -494,7 +494,7 @@ def test_the_slices_of_a_gpu_are_read(asker: Asker) -> None:
     assert gpu.mig_enabled is True
     assert gpu.errors is None
     assert gpu.mig_devices == tuple(
-        MigDevice(mig.uuid, mig.name, mig.memory_bytes, mig.gpu_instance, mig.compute_instance)
+        MigDevice(mig.uuid, mig.name, mig.memory_bytes, mig.gpu_instance, mig.compute_instance, mig.memory_bytes)
         for mig in H100_MIG.gpus[0].migs
     )
 

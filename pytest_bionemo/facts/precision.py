@@ -14,7 +14,7 @@ from typing import Any
 from pytest_bionemo.facts import load
 from pytest_bionemo.facts.versions import leading
 
-__all__ = ["PYTORCH", "TRANSFORMER_ENGINE", "Rule", "describe", "formats", "rules", "supports"]
+__all__ = ["PYTORCH", "TRANSFORMER_ENGINE", "Rule", "describe", "formats", "is_in_gpu", "rules", "supports"]
 
 PYTORCH = "PyTorch"
 TRANSFORMER_ENGINE = "Transformer Engine"
@@ -73,6 +73,11 @@ def rules(format: str, by: str | None = None) -> tuple[Rule, ...]:
 def supports(format: str, by: str, capability: tuple[int, int], cuda: str) -> bool:
     """Whether this owner's rules allow the format on this GPU with this CUDA; false where there is no rule."""
     return any(rule.allows_gpu(capability) and rule.allows_cuda(cuda) for rule in rules(format, by))
+
+
+def is_in_gpu(format: str, capability: tuple[int, int], by: str = PYTORCH) -> bool:
+    """Whether this owner's rules allow the format on this GPU, with a CUDA that is new enough."""
+    return any(rule.allows_gpu(capability) for rule in rules(format, by))
 
 
 def describe(format: str) -> str:

@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-__all__ = ["admits", "is_version", "leading"]
+__all__ = ["admits", "is_version", "leading", "specifier"]
 
 _OF_NVIDIA = re.compile(r"(^|\.)nv\d", re.ASCII)
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*(?![.\d])", re.ASCII)
@@ -27,6 +27,19 @@ def leading(text: str) -> Version:
 def is_version(text: str) -> bool:
     """Whether the text begins with the numbers of a version."""
     return _NUMBERS.match(text.strip()) is not None
+
+
+def specifier(text: str) -> SpecifierSet:
+    """What the text says of versions. Raises ValueError, naming the text, for one that says nothing of them."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        found = SpecifierSet(text)
+    except InvalidSpecifier:
+        found = SpecifierSet()
+    if not len(found):
+        raise ValueError(f"{text!r} is not a specifier such as '>=8.0' or '>=12.4,<13'")
+    return found
 
 
 def admits(specifier: SpecifierSet | str, version: str | None) -> bool:

@@ -63,6 +63,11 @@ class Machine:
         self._environment = dict(os.environ)
         self.variables = {name: value for name, value in self._environment.items() if name in _STEERING}
         self._children: dict[str, Child] = {}
+        self._with_health = False
+
+    def include_health(self) -> None:
+        """Have the driver asked for the health of its GPUs as well when it is asked: one child will do."""
+        self._with_health = True
 
     def start(self) -> None:
         """Start the children now."""
@@ -82,7 +87,7 @@ class Machine:
     def gpu_env(self) -> GpuEnv:
         """The driver and its devices."""
         # A child that reads the health too, if there is one: what it says first is the same.
-        asked = _WITH_HEALTH if self._is_started(nvml.TARGET, _WITH_HEALTH) else ""
+        asked = _WITH_HEALTH if self._with_health or self._is_started(nvml.TARGET, _WITH_HEALTH) else ""
         return nvml.from_answer(self._child(nvml.TARGET, asked).answer())
 
     @cached_property

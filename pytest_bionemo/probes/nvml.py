@@ -165,6 +165,7 @@ def _read_mig(nvml: Any, ask: Callable[..., Any], parent: Any) -> list[MigDevice
                 memory_bytes=memory.total if memory else 0,
                 gpu_instance=ask(nvml.nvmlDeviceGetGpuInstanceId, handle),
                 compute_instance=ask(nvml.nvmlDeviceGetComputeInstanceId, handle),
+                free_memory_bytes=memory.free if memory else None,
             )
         )
     return devices

@@ -95,6 +95,11 @@ def version(name: str) -> str | None:
         return None
 
 
+def is_installed(name: str) -> bool:
+    """Whether there is a distribution of this name, even one whose metadata cannot be read."""
+    return next(iter(metadata.distributions(name=name)), None) is not None
+
+
 def wheel_tags(name: str) -> frozenset[Tag]:
     """For which Pythons and systems the installed files were built; empty where the installation does not say."""
     try:

@@ -19,9 +19,11 @@ from pytest_bionemo.probes.platforms.hyperpod import HyperPod
 from pytest_bionemo.probes.platforms.kubernetes import Kubernetes
 from pytest_bionemo.probes.platforms.slurm import Slurm
 
-__all__ = ["Cloud", "Databricks", "HyperPod", "Kubernetes", "Platform", "Slurm", "read", "steps"]
+__all__ = ["NAMES", "Cloud", "Databricks", "HyperPod", "Kubernetes", "Platform", "Slurm", "read", "steps"]
 
 _CLOUDS = {"aws": "AWS", "azure": "Azure", "gcp": "Google Cloud"}
+NAMES = ("databricks", "hyperpod", "slurm", "kubernetes", *_CLOUDS)
+"""The words of ``Platform.names``."""
 
 
 @dataclass(frozen=True)

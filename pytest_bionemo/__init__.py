@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from pytest_bionemo.model import Gpu as Gpu
     from pytest_bionemo.model import GpuEnv as GpuEnv
     from pytest_bionemo.verdict import fold as fold
+    from pytest_bionemo.worker import Trouble as Trouble
+    from pytest_bionemo.worker import WorkloadFailed as WorkloadFailed
 
 _HOME_OF = {
     "Action": "pytest_bionemo.model",
     "Gpu": "pytest_bionemo.model",
     "GpuEnv": "pytest_bionemo.model",
+    "Trouble": "pytest_bionemo.worker",
+    "WorkloadFailed": "pytest_bionemo.worker",
     "check": "pytest_bionemo.checking",
     "fail": "pytest_bionemo.checking",
     "fold": "pytest_bionemo.verdict",
@@ -31,7 +35,9 @@ _HOME_OF = {
     "wait_for": "pytest_bionemo.checking",
 }
 
-__all__ = ["Action", "Gpu", "GpuEnv", "check", "fail", "fold", "not_applicable", "wait_for"]
+__all__ = [
+    "Action", "Gpu", "GpuEnv", "Trouble", "WorkloadFailed", "check", "fail", "fold", "not_applicable", "wait_for",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

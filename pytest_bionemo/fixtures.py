@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_bionemo.model import GpuEnv
+    from pytest_bionemo.ceiling import MemoryCeiling
+    from pytest_bionemo.measuring import Measure
+    from pytest_bionemo.model import Gpu, GpuEnv
     from pytest_bionemo.probes.bionemo import BionemoPackage, Family
     from pytest_bionemo.probes.machine import Machine
 
@@ -38,12 +40,20 @@ def family_of(config: pytest.Config) -> Family:
     from pytest_bionemo.probes.bionemo import Family
 
     if _FAMILY not in config.stash:
-        # In a process of pytest-xdist each is imported when it is asked for: another one asks for the others.
-        ahead = not hasattr(config, "workerinput")
+        is_validated = validates(config)
+        # In a process of pytest-xdist each is imported when it is asked for: another one asks for the others. And a
+        # suite of somebody asks for what it needs.
+        ahead = is_validated and not hasattr(config, "workerinput")
         variables = {**os.environ, **machine_of(config).variables}
-        config.stash[_FAMILY] = Family(options.read(config).timeout, variables, ahead=ahead)
+        timeout = options.read(config).timeout
+        config.stash[_FAMILY] = Family(timeout, variables, ahead=ahead, trials=is_validated)
         config.add_cleanup(config.stash[_FAMILY].close)
     return config.stash[_FAMILY]
+
+
+def validates(config: pytest.Config) -> bool:
+    """Whether this run writes a report."""
+    return config.pluginmanager.hasplugin("bionemo_validation")
 
 
 @pytest.fixture(scope="session")
@@ -57,15 +67,127 @@ def gpu_env(request: pytest.FixtureRequest) -> GpuEnv:
 
 
 @pytest.fixture(scope="session")
-def bionemo_pkg(request: pytest.FixtureRequest) -> Callable[[str], BionemoPackage]:
-    """Look at BioNeMo's packages.
+def bionemo_pkg(request: pytest.FixtureRequest) -> Callable[..., BionemoPackage]:
+    """Skip the test unless this BioNeMo package is installed, in a version that fits, and imports.
 
-    ``scdl = bionemo_pkg("bionemo-scdl")``, then ``assert scdl.is_installed, scdl``. It has a ``version``,
-    requirements that are ``unmet``, and an ``import_error``: the first cause why one of the modules that it is made
-    of does not import, None if all do. That is found out in a process of its own, when it is first asked for: nothing
-    is imported here. A name that is no BioNeMo package is a LookupError.
+    ``scdl = bionemo_pkg("bionemo-scdl", ">=0.1")``, then ``scdl.module`` is the imported package, ``scdl.version``
+    its version. Why the test was skipped is one line: what to install, which version is there, or the first cause
+    why a module that the package is made of does not import. With ``--bionemo-strict`` the test fails instead.
+
+    The import is tried in a process of its own first, once a run: a library that crashes there ends no more than
+    that process. Here nothing is imported before ``scdl.module`` is asked for. A pre-release counts as the version
+    that it is. A name that is no BioNeMo package is a LookupError, a specifier that is none a ValueError.
     """
-    return family_of(request.config).package
+    from pytest_bionemo.markers import skip_or_fail
+    from pytest_bionemo.probes.bionemo import specifier_of
+
+    def get(name: str, specifier: str | None = None) -> BionemoPackage:
+        __tracebackhide__ = True
+        wanted = specifier_of(name, specifier)
+        package = family_of(request.config).package(name)
+        if obstacle := package.obstacle(wanted):
+            skip_or_fail(request.config, obstacle)
+        return package
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def run_in_worker(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Run a function of a test module in a process of its own, with a deadline.
+
+    ``loss = run_in_worker(train, 5, timeout=60, device=freest_gpu)`` calls ``train(5)`` there and gives what it
+    returns; what it raises is raised here, ``pytest.skip`` too, with the traceback of the child as its cause. A
+    child that exits, crashes, is killed or misses the deadline is a ``WorkloadFailed`` (of ``pytest_bionemo``) of
+    one line, and with it ends all that it has started. What it prints is shown as what the test prints.
+
+    ``timeout`` is in seconds from the start of the process, its imports included (default: --bionemo-timeout).
+    ``device`` is what the function sees: a Gpu of ``gpu_env.gpus``, the UUID of one or of a MIG slice, "cpu" for no
+    GPU; unless given, all that this process sees. A function's own argument of one of these two names is given by
+    its place.
+
+    The function stands at the top of a module, which the child imports anew: no lambda, nothing defined inside a
+    function. Arguments and result are pickled; a tensor of a GPU is refused, since reading it would open a CUDA
+    context here. Assertions in the child are Python's own: give them a message.
+    """
+    from pytest_bionemo import isolation, options
+    from pytest_bionemo.choosing import device_for
+
+    def run(
+        function: Callable[..., Any],
+        /,
+        *arguments: Any,
+        timeout: float | None = None,
+        device: Any = None,
+        **keywords: Any,
+    ) -> Any:
+        __tracebackhide__ = True
+        settings = options.read(request.config)
+        place = device_for(device, machine_of(request.config), settings)
+        seconds = settings.timeout if timeout is None else timeout
+        return isolation.run(function, arguments, keywords, seconds, place)
+
+    return run
+
+
+@pytest.fixture
+def freest_gpu(request: pytest.FixtureRequest) -> Gpu:
+    """The GPU with the most free memory, of those that CUDA_VISIBLE_DEVICES leaves visible.
+
+    The driver is asked anew for each test, in a child process. ``run_in_worker(train, device=freest_gpu)`` runs a
+    function on it. Without a GPU that answers the test is skipped; with ``--bionemo-strict`` it fails. Processes of
+    pytest-xdist choose each for itself, and may choose the same.
+    """
+    from pytest_bionemo import options
+    from pytest_bionemo.choosing import NoGpu, freest
+    from pytest_bionemo.markers import skip_or_fail
+
+    try:
+        return freest(machine_of(request.config), options.read(request.config))
+    except NoGpu as error:
+        reason = str(error)
+    skip_or_fail(request.config, reason)
+
+
+@pytest.fixture(scope="session")
+def memory_ceiling(request: pytest.FixtureRequest) -> MemoryCeiling:
+    """Fail if a block of a test allocates more memory on the GPU than this.
+
+    ``with memory_ceiling("2 GiB") as block:`` takes a number of bytes, or text with a unit (B, kB, MB, GB, TB, KiB,
+    MiB, GiB, TiB); afterwards ``block.peak_bytes`` is what was allocated at most. It is the count of torch's own
+    allocator in this process (``torch.cuda.max_memory_allocated``), what was allocated before the block included:
+    neither the CUDA context nor what other libraries and processes take. A block that allocates nothing at all
+    fails too. Do not reset torch's peak inside it.
+
+    ``device`` is as torch names it, unless given the current CUDA device. Torch has to be imported before; CUDA is
+    not started here. Where torch can use no GPU the test is skipped, with ``--bionemo-strict`` it fails.
+    ``device="cpu"``, which ``--bionemo-device cpu`` makes the default, is a rehearsal: it counts the storages of all
+    tensors that operators return in the block, and says nothing of a GPU.
+
+    ``run_in_worker(train, memory_ceiling)`` hands it to a function in a process of its own.
+    """
+    from pytest_bionemo import options
+    from pytest_bionemo.ceiling import MemoryCeiling
+
+    settings = options.read(request.config)
+    return MemoryCeiling(strict=settings.strict, rehearse=settings.device == "cpu")
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest) -> Measure:
+    """Record a number that the test has measured.
+
+    ``measure("step_time", 0.12, "s", device=freest_gpu)`` comes as the property ``step_time [s] on GPU-...`` of the
+    test into JUnit XML, pytest-json-report and what else reads ``user_properties``. With ``--bionemo-validate`` it is
+    in the ``measurements`` of the report too, with the id of the test, and ``-v`` shows it at the end.
+
+    The name is of small letters, digits and underscores; a value that is no finite number is a ValueError. What is
+    measured in ``run_in_worker`` is returned from there, and recorded in the test.
+    """
+    from pytest_bionemo.measuring import Measure
+
+    nodeid = request.node.nodeid if validates(request.config) else None
+    return Measure(request.node.user_properties, nodeid)
 
 
 @pytest.fixture(scope="session")

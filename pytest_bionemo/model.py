@@ -69,16 +69,17 @@ class Measurement:
     """A number with its rulers, all in ``unit``.
 
     ``value`` is None where no finite number came out. ``device`` is the UUID of the GPU or slice ("cpu0" in a
-    rehearsal), ``samples`` how many times it was measured, ``ci95`` the 95 % confidence interval of the value. The
-    rulers: ``bound`` is what the device can physically do, ``reference`` what a healthy one of its model does,
-    ``peer_median`` what the devices of this machine do, ``baseline`` what this device did before. None: there is
-    no such ruler. ``judgement`` is a word of ``pytest_bionemo.judging``; None for a number that is only reported.
+    rehearsal, None in a test that names none), ``samples`` how many times it was measured, ``ci95`` the 95 %
+    confidence interval of the value. The rulers: ``bound`` is what the device can physically do, ``reference`` what a
+    healthy one of its model does, ``peer_median`` what the devices of this machine do, ``baseline`` what this device
+    did before. None: there is no such ruler. ``judgement`` is a word of ``pytest_bionemo.judging``; None for a number
+    that is only reported.
     """
 
     name: str
     value: float | None
     unit: str
-    device: str
+    device: str | None
     samples: int | None = None
     ci95: tuple[float, float] | None = None
     bound: float | None = None

@@ -11,9 +11,13 @@ import pytest
 from pytest_bionemo import options
 from pytest_bionemo.fixtures import MACHINE, machine_of
 from pytest_bionemo.fixtures import bionemo_pkg as bionemo_pkg
+from pytest_bionemo.fixtures import freest_gpu as freest_gpu
 from pytest_bionemo.fixtures import gpu_env as gpu_env
 from pytest_bionemo.fixtures import lightning_trainer as lightning_trainer
 from pytest_bionemo.fixtures import lightning_trainer_args as lightning_trainer_args
+from pytest_bionemo.fixtures import measure as measure
+from pytest_bionemo.fixtures import memory_ceiling as memory_ceiling
+from pytest_bionemo.fixtures import run_in_worker as run_in_worker
 
 GPU_ENV = (
     "gpu_env(*, min_gpus=1, min_memory_gb=None, free_memory_gb=None, compute_capability=None, dtype=None, "

@@ -393,13 +393,13 @@ def _answer(workload: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(numbers, Mapping) or not numbers:
             return _trouble(Trouble.ERROR, f"it returned {numbers!r}, not numbers by name")
         json.dumps(numbers)
-        _settle()
+        settle()
     except BaseException as error:  # also the exit() of a library
-        return _trouble(_classify(error), f"{type(error).__name__}: {error}")
+        return _trouble(classify(error), f"{type(error).__name__}: {error}")
     return {"numbers": numbers}
 
 
-def _settle() -> None:
+def settle() -> None:
     """Let nothing of a workload reach the next one: neither its memory nor an error that CUDA has not told yet."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -418,7 +418,8 @@ def _find(workload: str) -> Callable[..., object]:
     return function
 
 
-def _classify(error: BaseException) -> Trouble:
+def classify(error: BaseException) -> Trouble:
+    """How an exception of a workload ended it."""
     # By name: torch is not imported here, and its classes have moved from release to release.
     names = {kind.__name__ for kind in type(error).__mro__}
     text = str(error)

@@ -544,30 +544,3 @@ def test_an_import_that_spoils_pytorch_is_found(torch_rig: Rig) -> None:
     message = run.finding("packages::imports_deeply[bionemo-scdl]")["message"]
     assert message == "after importing bionemo-scdl 1.0, PyTorch does not compute: the sum of a product is 0, " \
         "expected 262144"  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------- in somebody's own suite
-
-
-def test_a_suite_can_ask_for_a_package(rig: Rig) -> None:
-    write_package(rig.site, "bionemo-core", "raise OSError('broken')", requires=["nothing-here>=2"])
-    rig.write(
-        "test_mine.py",
-        "import sys\n"
-        "import pytest\n"
-        "def test_it(bionemo_pkg):\n"
-        "    core = bionemo_pkg('bionemo-core')\n"
-        "    assert (core.is_installed, core.version) == (True, '1.0')\n"
-        "    assert repr(core) == '<BionemoPackage: bionemo-core 1.0>'\n"
-        "    assert core.import_error == 'bionemo.core.api: OSError: broken (in bionemo/core/api.py, line 1)'\n"
-        "    assert [(one.name, one.specifier) for one in core.unmet] == [('nothing-here', '>=2')]\n"
-        "    assert 'bionemo.core' not in sys.modules\n"
-        "    moco = bionemo_pkg('bionemo-moco')\n"
-        "    assert (moco.is_installed, moco.version) == (False, None)\n"
-        "    assert moco.import_error == 'bionemo-moco is not installed'\n"
-        "    with pytest.raises(LookupError, match='no BioNeMo package. Did you mean bionemo-moco?'):\n"
-        "        bionemo_pkg('bionemo-mocco')\n",
-    )
-    run = rig.pytest("-q")
-    assert run.returncode == 0, run.stdout
-    assert left_in_tmp(rig) == []

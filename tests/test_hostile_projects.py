@@ -21,7 +21,10 @@ from standin import EMPTY, H100x8, Libraries, Node
 from standin.environment import Environment
 from standin.torch_package import StandinTorch
 
-OUR_FIXTURES = {"gpu_env", "lightning_trainer", "lightning_trainer_args", "bionemo_pkg"}
+OUR_FIXTURES = {
+    "gpu_env", "lightning_trainer", "lightning_trainer_args", "bionemo_pkg", "run_in_worker", "freest_gpu",
+    "memory_ceiling", "measure",
+}  # fmt: skip
 BAD_GPU = H100x8.with_gpu_fault(3, "nvmlDeviceGetHandleByIndex_v2", 15)
 OFFER_OURS = "def pytest_bionemo_checks(config):\n    return ['ours']\n"
 

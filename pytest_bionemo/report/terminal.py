@@ -163,13 +163,15 @@ def _gaps(gaps: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iter
 
 def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:
     """One line for each number that was judged, over all devices; ``-v`` shows those that are only reported too."""
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    by_name: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for entry in measurements:
         if entry["judgement"] or verbosity > 0:
-            by_name.setdefault(entry["name"], []).append(entry)
-    for position, (name, entries) in enumerate(by_name.items()):
+            # A test may call a number as a check does, or by the unit of another test.
+            test = entry.get("test", "").partition("[")[0]
+            by_name.setdefault((entry["name"], entry["unit"], test), []).append(entry)
+    for position, ((name, _, test), entries) in enumerate(by_name.items()):
         worst = min(entries, key=_rank)
-        text = f"{name.replace('_', ' ')}: {_range(entries)}{_rulers(worst)}"
+        text = f"{name.replace('_', ' ')}: {_range(entries)}{_rulers(worst)}{f' ({test})' if test else ''}"
         yield from _labelled(
             "" if position else "measured", text, width, _JUDGEMENTS.get(worst["judgement"], "plain")
         )

@@ -5,6 +5,7 @@ from ._standin import suffer_import
 suffer_import()
 
 from . import backends, cuda, distributed, version  # noqa: E402
+from ._device import Tensor, device  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ["__version__", "backends", "cuda", "distributed", "version"]
+__all__ = ["Tensor", "__version__", "backends", "cuda", "device", "distributed", "version"]

@@ -2,6 +2,7 @@
 
 import signal
 import warnings
+from collections import defaultdict
 from dataclasses import dataclass
 
 from .. import _devices
@@ -9,7 +10,9 @@ from .._standin import SPEC
 from . import nccl
 
 __all__ = [
+    "current_device",
     "device_count",
+    "empty_cache",
     "get_arch_list",
     "get_device_capability",
     "get_device_name",
@@ -17,7 +20,10 @@ __all__ = [
     "init",
     "is_available",
     "is_initialized",
+    "max_memory_allocated",
     "nccl",
+    "reset_peak_memory_stats",
+    "synchronize",
 ]
 
 _found: _devices.Found | None = None  # CUDA looks once a process
@@ -122,3 +128,51 @@ def get_device_capability(device: int = 0) -> tuple[int, int]:
 def get_arch_list() -> list[str]:
     """The architectures in the build."""
     return list(SPEC["arch_list"]) if SPEC["cuda"] is not None else []
+
+
+class _Allocator:
+    """The bytes of one device: how many are allocated, and how many were at most."""
+
+    def __init__(self) -> None:
+        self.allocated = self.peak = 0
+
+    def add(self, size: int) -> None:
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
+
+
+allocators: defaultdict[int, _Allocator] = defaultdict(_Allocator)
+
+
+def _of(device: object) -> _Allocator:
+    from .. import _device
+
+    init()
+    index = current_device() if device is None else _device.device(device).index
+    return allocators[index or 0]
+
+
+def current_device() -> int:
+    """The device that is used where none is named."""
+    init()
+    return 0
+
+
+def max_memory_allocated(device: object = None) -> int:
+    """The most bytes that tensors took since the start, or since the peak was reset."""
+    return _of(device).peak
+
+
+def reset_peak_memory_stats(device: object = None) -> None:
+    """Count the peak from what is allocated now."""
+    found = _of(device)
+    found.peak = found.allocated
+
+
+def synchronize() -> None:
+    """Wait for the device, which has nothing to do."""
+    init()
+
+
+def empty_cache() -> None:
+    """Give back what is not in use: nothing is kept."""

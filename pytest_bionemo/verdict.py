@@ -114,6 +114,11 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
     )
 
 
+def results(report: Mapping[str, Any]) -> tuple[Result, ...]:
+    """How each check ended, in the order of the run, of a report that :func:`fold` takes."""
+    return tuple(_results(report, report["bionemo"]))
+
+
 def _has_proof(results: Iterable[Result]) -> bool:
     return any(result.outcome is Outcome.PASSED and result.is_required for result in results)
 

@@ -13,6 +13,9 @@ from typing import Any
 
 from pytest_bionemo.model import Action, Outcome, VerdictName, count
 
+SCHEMA_VERSION = 1
+"""Of the documents that are folded here, and written."""
+
 # pytest's exit codes after which a report can be complete: passed, failed, nothing collected.
 _COMPLETE_RUNS = (0, 1, 5)
 _STAGES = ("setup", "call", "teardown")

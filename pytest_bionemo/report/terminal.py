@@ -256,7 +256,9 @@ def _prospects(target: Mapping[str, Any]) -> str:
         f"micro-batch up to {target['largest_micro_batch']} x {target['length']}"
         if target["largest_micro_batch"]
         else "",
-        f"expect {show_number(target['expected_tokens_per_s'], 'tokens/s')}" if target["expected_tokens_per_s"] else "",
+        f"expect {show_number(target['expected_tokens_per_s'], 'tokens/s')}"
+        if target["expected_tokens_per_s"]
+        else "",
         *(
             f"published {show_number(figure['value'], figure['unit'])} ({figure['how']})"
             for figure in target["published"][:1]

@@ -1,9 +1,9 @@
 """A file system that refuses what a volume of Databricks refuses: FUSE, one folder of files, in memory.
 
-What it does, by reports of users: no file is renamed and none linked (ENOSYS, earth-mover/icechunk issue 2341); a file
-is written from its beginning on and never elsewhere, so that nothing is appended (ESPIPE, "Illegal seek"); modes and
-owners are not changed. A file is stored when it is closed, as a store of objects takes it whole. Harder than what is
-known of the real one: fsync is refused.
+What it does, by reports of users: no file is renamed and none linked (ENOSYS, earth-mover/icechunk issue 2341); a
+file is written from its beginning on and never elsewhere, so that nothing is appended (ESPIPE, "Illegal seek"); modes
+and owners are not changed. A file is stored when it is closed, as a store of objects takes it whole. Harder than what
+is known of the real one: fsync is refused.
 
 A program: it is started with the number of the open descriptor of /dev/fuse, and serves it until it is unmounted.
 """
@@ -43,7 +43,7 @@ class Volume:
             14: lambda node, asked: bytes(16),  # OPEN
             15: self._read,
             16: self._write,
-            17: lambda node, asked: struct.pack("<5Q4I24x", 1 << 30, 1 << 29, 1 << 29, 1 << 20, 1 << 19, 4096, 255, 4096, 0),
+            17: lambda node, asked: struct.pack("<5Q4I24x", *[1 << 19] * 5, 4096, 255, 4096, 0),  # STATFS
             18: self._store,  # RELEASE
             20: lambda node, asked: _refuse(errno.EOPNOTSUPP),  # FSYNC: ENOSYS would be hidden by the kernel
             25: self._store,  # FLUSH

@@ -42,7 +42,7 @@ _USAGE_ERROR = 4
 _LAST_LINES = 20
 # What a child has started can hold its output open: so the child itself is looked at, too.
 _GLANCE_S = 0.5
-# In which an interrupted run ends what it has started, and says in its report that it was broken off.
+# In which a run that is interrupted comes to its end.
 _GRACE_S = 10.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OPTION = re.compile(r"--bionemo-([a-z-]+)")
@@ -152,65 +152,73 @@ class _Run:
     def follow(self, deadline: float | None) -> int:
         """Pass on what it says until it ends, is interrupted or has taken too long; returns its exit status."""
         try:
-            self._read(deadline)
-        finally:
-            status = self._end()
+            if not self._read(deadline):
+                self._say(f"pytest-bionemo: the run is ended: it has not come to its end within {deadline:g} s")
+                self._interrupt()
+        except BaseException:
+            self._interrupt()
+            raise
+        finally:  # also at a second interrupt
+            status = self._kill()
         if status < 0:
-            self._say(f"pytest-bionemo: the run did not come to its end: {describe_death(status, b'')}\n")
+            self._say(f"pytest-bionemo: the run did not come to its end: {describe_death(status, b'')}")
         return status
 
-    def _read(self, deadline: float | None) -> None:
-        end = None if deadline is None else time.monotonic() + deadline
+    def _read(self, seconds: float | None) -> bool:
+        """Pass on its output; whether it came to its end in time."""
+        end = None if seconds is None else time.monotonic() + seconds
         assert self._process.stdout
         output = self._process.stdout.fileno()
         received = b""
-        while end is None or time.monotonic() < end:
-            if not select.select([output], [], [], _GLANCE_S)[0]:
-                if self._process.poll() is not None:
-                    break
-                continue
-            chunk = os.read(output, 1 << 16)
-            *lines, received = (received + chunk).split(b"\n")
-            for line in lines:
-                self._say(line.decode(errors="replace") + "\n")
-            if not chunk:
-                break
-        else:
-            self._say(f"pytest-bionemo: the run is ended: it has not come to its end within {deadline:g} s\n")
+        is_over = False
+        while not is_over and (end is None or time.monotonic() < end):
+            if select.select([output], [], [], _GLANCE_S)[0]:
+                chunk = os.read(output, 1 << 16)
+                *lines, received = (received + chunk).split(b"\n")
+                for line in lines:
+                    self._say(line.decode(errors="replace"))
+                is_over = not chunk
+            else:
+                is_over = self._process.poll() is not None
         if received:
             self._say(received.decode(errors="replace"))
+        if is_over:
+            self._wait()
+        return is_over
 
     def _say(self, line: str) -> None:
         if self._hidden and self._hidden in line:
             return  # where the report lies for a moment
         self._lines = [*self._lines[1 - _LAST_LINES :], line]
         if not self._quiet:
-            print(line, end="", flush=True)
+            print(line, flush=True)
 
-    def _end(self) -> int:
-        """End it, if it still runs: it is asked to, so that it ends what it has started, and killed."""
-        try:
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGINT)
-                self._process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:  # also at a second interrupt
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            assert self._process.stdout
-            self._process.stdout.close()
-            # A process stuck inside a dead driver cannot be reaped: give up on it rather than hang with it.
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
-        return self._process.returncode if self._process.returncode is not None else -signal.SIGKILL
+    def _interrupt(self) -> None:
+        """Let it end what it has started, and say in its report that it was broken off."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._read(_GRACE_S)
+
+    def _kill(self) -> int:
+        """End it, if it still runs, with what it has started in its own session; its exit status."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        assert self._process.stdout
+        self._process.stdout.close()
+        self._wait()
+        return -signal.SIGKILL if self._process.returncode is None else self._process.returncode
+
+    def _wait(self) -> None:
+        # A process stuck inside a dead driver cannot be reaped: give up on it rather than hang with it.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
 
     def failure(self, status: int) -> ValueError:
         """The error of a run that left no report."""
         lines = [_COLOUR.sub("", line).rstrip() for line in self._lines]
         if status == _USAGE_ERROR:
             said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-            if said:
+            if said and not said[-1].startswith("usage:"):
                 return ValueError(_as_arguments(said[-1]))
         ended = describe_death(status, b"") if status else "exit status 0"
         told = "\n".join(filter(None, lines)) or "It said nothing."

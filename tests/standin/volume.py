@@ -62,7 +62,7 @@ class Volume:
             return b""
         reply, error = b"", 0
         try:
-            reply = self._answers.get(code, lambda node, asked: _refuse(errno.ENOSYS))(node, question[_HEADER.size :])
+            reply = self._answers.get(code, _unknown)(node, question[_HEADER.size :])
         except Refused as refused:
             error = int(refused.args[0])
         return struct.pack("<IiQ", 16 + len(reply), -error, unique) + reply
@@ -130,6 +130,10 @@ class Volume:
         size = 0 if node == _ROOT else len(self._written.get(node, self._stored[node]))
         mode = 0o40777 if node == _ROOT else 0o100777
         return struct.pack("<6Q10I", node, size, 1, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+
+def _unknown(node: int, asked: bytes) -> bytes:
+    return _refuse(errno.ENOSYS)
 
 
 def _refuse(why: int) -> bytes:

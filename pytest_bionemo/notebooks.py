@@ -226,10 +226,14 @@ class _Run:
 
 
 def _is_own_folder(entry: str) -> bool:
-    """Whether it is the current folder or that of the program, whose files must not stand in for modules."""
+    """Whether it is the current folder or that of the program, whose files must not stand in for modules.
+
+    Not if PYTHONPATH names it: then it is there on purpose.
+    """
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     own = [Path.cwd(), *([Path(main).absolute().parent] if main else [])]
-    return any(Path(entry).absolute() == folder for folder in own)
+    named = [Path(name).absolute() for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name]
+    return Path(entry).absolute() in own and Path(entry).absolute() not in named
 
 
 def _as_arguments(line: str) -> str:

@@ -15,7 +15,7 @@ import pynvml
 import pytest
 
 from conftest import Rig, Run, assert_valid
-from pytest_bionemo import Report, ReportError, validate
+from pytest_bionemo import Report, ReportError, notebooks, validate
 from standin import H100x8
 from standin.files import can_share
 
@@ -96,22 +96,31 @@ def test_a_program_gets_the_report_of_a_run_that_has_no_part_in_it(healthy_rig: 
 
 
 def test_what_is_on_the_programs_path_is_what_is_validated(healthy_rig: Rig) -> None:
-    # As notebooks do it, whose packages lie where no other interpreter looks; and not the folder of the program.
+    # As with notebooks, whose packages may lie where no other interpreter looks; but not in the program's folder.
     site = healthy_rig.folder / "of the notebook"
-    healthy_rig.site.joinpath("torch").rename(site) if healthy_rig.site.joinpath("torch").exists() else site.mkdir()
+    site.mkdir()
     healthy_rig.environ()  # writes the stand-in torch
     for entry in list(healthy_rig.site.iterdir()):
         entry.rename(site / entry.name)
     healthy_rig.torch = None
     healthy_rig.write("packaging.py", HOSTILE)
-    text = f"sys.path.append({str(site)!r})\nreport = validate('quick', quiet=True)\nprint()\n"
-    asked = (
-        "print(json.dumps([report.verdict, report.environment['torch'], [one.message for one in report.findings]]))"
-    )
-    verdict, torch, findings = told(program(healthy_rig, text + asked))
-    assert (verdict, findings) == ("READY_FOR_INSTALL", [])
-    assert torch
+    text = f"""
+first = validate("quick", quiet=True)
+sys.path.append({str(site)!r})
+second = validate("quick", quiet=True)
+print(json.dumps([[report.verdict, report.environment["torch"] is None] for report in (first, second)]))
+"""
+    assert told(program(healthy_rig, text)) == [["BLOCKED", True], ["READY_FOR_INSTALL", False]]
     assert not list(healthy_rig.project.rglob("*.ran"))
+
+
+def test_the_current_folder_is_left_out_unless_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'other'}")
+    assert notebooks._is_own_folder(".")
+    assert not notebooks._is_own_folder(str(tmp_path / "other"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'other'}:.")
+    assert not notebooks._is_own_folder(str(tmp_path))
 
 
 def test_a_machine_that_is_not_ready_stops_the_program(rig: Rig) -> None:

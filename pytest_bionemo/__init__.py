@@ -1,8 +1,8 @@
 """Readiness checks for NVIDIA BioNeMo, as pytest tests.
 
 ``pytest --bionemo-validate`` says whether a machine is ready to train and run BioNeMo workloads, and if not, what
-must be fixed. This module offers the names that a check of your own needs; each
-is imported on first use, so that ``import pytest_bionemo`` costs nothing.
+must be fixed; :func:`validate` says so in a notebook. This module offers the names that a check of your own needs,
+too. Each is imported on first use, so that ``import pytest_bionemo`` costs nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pytest_bionemo.model import Action as Action
     from pytest_bionemo.model import Gpu as Gpu
     from pytest_bionemo.model import GpuEnv as GpuEnv
+    from pytest_bionemo.notebooks import validate as validate
+    from pytest_bionemo.reports import NotReady as NotReady
+    from pytest_bionemo.reports import Report as Report
+    from pytest_bionemo.verdict import ReportError as ReportError
     from pytest_bionemo.verdict import fold as fold
     from pytest_bionemo.worker import Trouble as Trouble
     from pytest_bionemo.worker import WorkloadFailed as WorkloadFailed
@@ -26,18 +30,35 @@ _HOME_OF = {
     "Action": "pytest_bionemo.model",
     "Gpu": "pytest_bionemo.model",
     "GpuEnv": "pytest_bionemo.model",
+    "NotReady": "pytest_bionemo.reports",
+    "Report": "pytest_bionemo.reports",
+    "ReportError": "pytest_bionemo.verdict",
     "Trouble": "pytest_bionemo.worker",
     "WorkloadFailed": "pytest_bionemo.worker",
     "check": "pytest_bionemo.checking",
     "fail": "pytest_bionemo.checking",
     "fold": "pytest_bionemo.verdict",
     "not_applicable": "pytest_bionemo.checking",
+    "validate": "pytest_bionemo.notebooks",
     "wait_for": "pytest_bionemo.checking",
 }
 
 __all__ = [
-    "Action", "Gpu", "GpuEnv", "Trouble", "WorkloadFailed", "check", "fail", "fold", "not_applicable", "wait_for",
-]  # fmt: skip
+    "Action",
+    "Gpu",
+    "GpuEnv",
+    "NotReady",
+    "Report",
+    "ReportError",
+    "Trouble",
+    "WorkloadFailed",
+    "check",
+    "fail",
+    "fold",
+    "not_applicable",
+    "validate",
+    "wait_for",
+]
 
 
 def __getattr__(name: str) -> object:

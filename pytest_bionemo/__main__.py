@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from pytest_bionemo.isolated import pytest_arguments
+
 if TYPE_CHECKING:
     from pytest_bionemo.checking import CheckSpec
 
@@ -22,7 +24,6 @@ validate  is this machine ready for BioNeMo? The same as pytest --bionemo-valida
           folder that it is started in (no conftest, no ini file). Options: pytest --help
 checks    list every check with its title, severity, level, what it needs and how it is fixed"""
 
-_ISOLATED = ("-c", os.devnull, "--rootdir=.", "--noconftest", "-p", "no:cacheprovider")
 _USAGE_ERROR = 4
 # Without the current folder on sys.path: a file there could stand in for any module.
 _RUN_PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
@@ -48,12 +49,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def validate(pytest_options: Sequence[str]) -> NoReturn:
     """Run the shipped checks, isolated from the current folder. Does not return."""
-    plugins = []
-    if os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
-        plugins = ["-p", "pytest_jsonreport.plugin", "-p", "pytest_bionemo.plugin"]
-    options = [*_ISOLATED, *plugins, "--bionemo-validate", *pytest_options]
     # A fresh interpreter in the place of this one: pytest has to be there before the plugin is imported.
-    os.execv(sys.executable, [sys.executable, "-c", _RUN_PYTEST, *options])
+    os.execv(sys.executable, [sys.executable, "-c", _RUN_PYTEST, *pytest_arguments(pytest_options)])
 
 
 def list_checks(width: int) -> Iterator[str]:

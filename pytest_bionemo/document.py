@@ -16,14 +16,13 @@ from pytest_bionemo.checking import TARGET
 from pytest_bionemo.compute import MEASUREMENT
 from pytest_bionemo.facts import family
 from pytest_bionemo.probes import packages
+from pytest_bionemo.verdict import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from pytest_bionemo.options import Options
     from pytest_bionemo.probes.host import Host
     from pytest_bionemo.probes.machine import Machine
     from pytest_bionemo.verdict import Verdict
-
-SCHEMA_VERSION = 1
 
 _UTILISATION = re.compile(r"esm2_(?P<size>\w+)_mfu")
 

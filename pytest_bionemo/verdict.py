@@ -13,6 +13,9 @@ from typing import Any
 
 from pytest_bionemo.model import Action, Outcome, VerdictName, count
 
+SCHEMA_VERSION = 1
+"""Of the documents that are folded here, and written."""
+
 # pytest's exit codes after which a report can be complete: passed, failed, nothing collected.
 _COMPLETE_RUNS = (0, 1, 5)
 _STAGES = ("setup", "call", "teardown")
@@ -112,6 +115,11 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
         ),
         recommendations=tuple(_recommend(name, run, blockers, gaps)),
     )
+
+
+def results(report: Mapping[str, Any]) -> tuple[Result, ...]:
+    """How each check ended, in the order of the run, of a report that :func:`fold` takes."""
+    return tuple(_results(report, report["bionemo"]))
 
 
 def _has_proof(results: Iterable[Result]) -> bool:

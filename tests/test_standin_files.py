@@ -111,3 +111,55 @@ print(json.dumps({
     run = rig.run("-c", look)
     expected = {"left": (1 << 20) - (600 << 10), "tmp": True, "own": False, "answered": None, "locks": 0}
     assert json.loads(run.stdout) == expected, run.stderr
+
+
+VOLUME = """
+import errno, json, os
+from pathlib import Path
+folder = Path("/Volumes/main/default/reports")
+one, other = folder / "one", folder / "other"
+
+def refused(what, *arguments):
+    try:
+        what(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+def append():
+    with one.open("ab") as file:
+        file.write(b"more")
+
+def write_at_the_end():
+    with one.open("r+b") as file:
+        file.seek(3)
+        file.write(b"more")
+
+def sync():
+    with other.open("wb") as file:
+        file.write(b"short")
+        file.flush()
+        os.fsync(file.fileno())
+
+one.write_bytes(b"long" * 5000)
+one.write_bytes(text := b"other" * 5000)
+print(json.dumps({
+    "refused": [refused(one.rename, other), refused(one.chmod, 0o600), refused(append),
+                refused(write_at_the_end), refused(sync), refused(os.mkdir, folder / "below")],
+    "kept": one.read_bytes() == text and one.stat().st_size == len(text),
+    "listed": sorted(os.listdir(folder)),
+    "removed": refused(other.unlink) or os.listdir(folder),
+}))
+"""
+
+
+@pytest.mark.skipif(not can_share(), reason="this user cannot mount FUSE")
+def test_a_volume_writes_whole_files_and_refuses_the_rest(rig: Rig) -> None:
+    rig.files.shared("/Volumes/main/default/reports", "fuse", "as a volume")
+    run = rig.run("-c", VOLUME, timeout=30)
+    assert not run.stderr
+    assert json.loads(run.stdout) == {
+        "refused": ["ENOSYS", "EPERM", "ESPIPE", "ESPIPE", "ENOTSUP", "ENOSYS"],
+        "kept": True,
+        "listed": ["one", "other"],
+        "removed": ["one"],
+    }

@@ -363,6 +363,7 @@ def _by_whom(health: GpuHealth) -> str:
     if not health.processes:
         return ", by no process that is visible here"
     held = [f"{process.pid}" + (f" ({_gib(process.memory_bytes)})" if process.memory_bytes else "")
+            + (", the notebook or program that started this run" if process.started_this_run else "")
             for process in health.processes[:4]]  # fmt: skip
     more = f" and {len(health.processes) - 4} more" if len(health.processes) > 4 else ""
     return f", by process {', '.join(held)}{more}"
@@ -370,7 +371,12 @@ def _by_whom(health: GpuHealth) -> str:
 
 def _ways_to_free(gpu: Gpu, health: GpuHealth) -> list[str]:
     if health.processes:
-        return [f"see what they are: $ nvidia-smi -i {gpu.index}", "end them, or wait for them"]
+        own = [process for process in health.processes if process.started_this_run]
+        others = [f"see what they are: $ nvidia-smi -i {gpu.index}", "end them, or wait for them"]
+        return [
+            *(["free what this notebook or program holds, or restart its kernel before the training"] if own else []),
+            *(others if len(own) < len(health.processes) else []),
+        ]
     if health.processes is None:
         return [f"look for programs: $ nvidia-smi -i {health.index}", "$ sudo fuser -v /dev/nvidia*"]
     return [

@@ -158,10 +158,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Process:
-    """A process that computes on the GPU, and the bytes that it holds; None where NVML does not know."""
+    """A process that computes on the GPU, and the bytes that it holds; None where NVML does not know.
+
+    ``started_this_run``: pytest descends from it, as from the kernel of a notebook that asked for this run.
+    """
 
     pid: int
     memory_bytes: int | None
+    started_this_run: bool = False
 
 
 # nvmlComputeMode_t
@@ -598,7 +602,7 @@ class _Reader:
             if kind == "Graphics" and error.silence.is_unsupported:
                 return []  # nothing draws on a GPU that cannot
             raise
-        return [Process(one.pid, one.usedGpuMemory) for one in found]
+        return [Process(one.pid, one.usedGpuMemory, _started_this_run(one.pid)) for one in found]
 
     def _read_persistence(self) -> bool:
         return self._flag("nvmlDeviceGetPersistenceMode")
@@ -662,14 +666,21 @@ def _within(call: str, value: int, least: int, most: int) -> int:
 
 def _is_of_this_run(pid: int, root: Path = Path("/")) -> bool:
     """Whether it is the process that started this one, or descends from it: pytest, and what it started."""
-    pytest = os.getppid()
+    return os.getppid() in _ancestors(pid, root)
+
+
+def _ancestors(pid: int, root: Path) -> set[int]:
+    """The process itself, that which started it, and so on, but for the first of all."""
     seen: set[int] = set()
     while pid not in seen and pid > 1:
-        if pid == pytest:
-            return True
         seen.add(pid)
         pid = _parent(pid, root)
-    return False
+    return seen
+
+
+def _started_this_run(pid: int, root: Path = Path("/")) -> bool:
+    """Whether pytest descends from it: a notebook or a script that asked for this run, or a shell before it."""
+    return pid > 1 and pid in _ancestors(_parent(os.getppid(), root), root)
 
 
 def _parent(pid: int, root: Path) -> int:

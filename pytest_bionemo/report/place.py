@@ -2,17 +2,23 @@
 
 It is written INCONCLUSIVE before anything is asked of a driver and replaced atomically at the end: a run that is
 killed leaves the truth, never yesterday's READY. A run that ends in a usage error was none: what lay there before
-is put back.
+is put back. Where a file system renames no file (a volume of Databricks), it is written over, from its beginning to
+its end: whoever reads it meanwhile, or after a kill, finds the former report or no JSON.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+# What a file system says that can only make, write over and remove files, as do those that show a store of objects.
+# Volumes of Databricks say ENOSYS: https://github.com/earth-mover/icechunk/issues/2341
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class PlaceError(Exception):
@@ -55,6 +61,7 @@ class Place:
             raise PlaceError(f"{self.path} is no regular file. Choose another --bionemo-report.")
         self._before: bytes | None = None
         self._begun = b""
+        self._can_rename = True
 
     def shown_from(self, folder: Path) -> str:
         """The path as somebody in this folder would type it."""
@@ -84,21 +91,44 @@ class Place:
             self._replace(self._before)
 
     def write(self, document: dict[str, Any]) -> None:
-        """Replace the report atomically."""
+        """Replace the report, atomically where the file system can."""
         self._replace(_encode(document))
 
     def _replace(self, content: bytes) -> None:
+        if self._can_rename:
+            try:
+                self._rename_over(content)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                self._can_rename = False
+        if not self._can_rename:
+            _write(self.path, content)
+
+    def _rename_over(self, content: bytes) -> None:
         # The nodes of a cluster share folders, and their containers share numbers of processes.
         scratch = self.path.with_name(f".{self.path.name}.{socket.gethostname()}.{os.getpid()}.part")
         try:
-            with scratch.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(scratch, content)
             scratch.replace(self.path)
         finally:
             with suppress(OSError):
                 scratch.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        _sync(file)
+
+
+def _sync(file: IO[bytes]) -> None:
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:  # closing it is then what stores it, and what fails where it is not
+            raise
 
 
 def _encode(document: dict[str, Any]) -> bytes:

@@ -74,14 +74,14 @@ def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int, write
     """The lines to print at the end of a run.
 
     :param run: the report's key ``bionemo``.
-    :param path: where the report was written, as it is shown.
+    :param path: where the report was written, as it is shown; "" if it is kept nowhere.
     :param width: columns of the terminal.
     :param verbosity: pytest's: -1 leaves one line for each finding, 1 lists every check that did not run.
     """
     style = "blocked" if write_error else _STYLE_OF[run["verdict"]]
     but = ", but the report is not written" if write_error else ""
     yield Line(((f"BioNeMo readiness: {run['verdict']}{but}", style),), is_title=True)
-    yield from _wrapped("", _facts(run), width, indent=0)
+    yield from _wrapped("", facts(run), width, indent=0)
     if verbosity < 0:
         yield from _briefly(run, width)
     else:
@@ -89,11 +89,12 @@ def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int, write
         yield from _in_full(run, width, verbosity)
     if write_error:
         yield from _labelled("REPORT", f"{path} could not be written: {write_error}", width, "blocked")
-    else:
+    elif path:
         yield from _labelled("report", path, width, "plain", wrap=False)
 
 
-def _facts(run: Mapping[str, Any]) -> str:
+def facts(run: Mapping[str, Any]) -> str:
+    """The run in one phrase: '1 blocker, 112 checks wait, level standard, 0.6 s'."""
     waiting = sum(1 for gap in run["not_run"] if gap["waits_for"])
     others = len(run["not_run"]) - waiting
     kernels = "no GPU kernel was run" if "no GPU kernel" in run["summary"] else ""
@@ -105,7 +106,7 @@ def _facts(run: Mapping[str, Any]) -> str:
         f"{others} not run" if others else "",
         f"level {run['level']}",
         kernels,
-        f"{run['duration_s']:.1f} s",
+        f"{run['duration_s']:.1f} s" if "duration_s" in run else "",  # a run that did not come to its end
     ]
     return ", ".join(part for part in parts if part)
 
@@ -187,12 +188,12 @@ def _range(entries: Sequence[Mapping[str, Any]]) -> str:
     values = sorted(entry["value"] for entry in entries if entry["value"] is not None)
     if not values:
         return "no number"
-    lowest, highest = (_number(value, entries[0]["unit"]) for value in (values[0], values[-1]))
+    lowest, highest = (show_number(value, entries[0]["unit"]) for value in (values[0], values[-1]))
     return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
-def _number(value: float, unit: str) -> str:
-    """Four significant digits, with a prefix for the unit where one is usual."""
+def show_number(value: float, unit: str) -> str:
+    """Four significant digits, with a prefix for the unit where one is usual: '1.935 TB/s', '2.1 ms'."""
     if unit in _PREFIXED and value:
         thousands = math.floor(math.log10(abs(value)) / 3)
         prefix = _PREFIXES.get(thousands)
@@ -252,14 +253,16 @@ def _prospects(target: Mapping[str, Any]) -> str:
         return "; ".join(target["reasons"])
     least = "at least " if target["is_lower_bound"] else ""
     parts = [
-        f"{target['plan']}, {least}{_number(target['estimated_memory_bytes'], 'B')} of "
-        f"{_number(target['available_memory_bytes'], 'B')} on each",
+        f"{target['plan']}, {least}{show_number(target['estimated_memory_bytes'], 'B')} of "
+        f"{show_number(target['available_memory_bytes'], 'B')} on each",
         f"micro-batch up to {target['largest_micro_batch']} x {target['length']}"
         if target["largest_micro_batch"]
         else "",
-        f"expect {_number(target['expected_tokens_per_s'], 'tokens/s')}" if target["expected_tokens_per_s"] else "",
+        f"expect {show_number(target['expected_tokens_per_s'], 'tokens/s')}"
+        if target["expected_tokens_per_s"]
+        else "",
         *(
-            f"published {_number(figure['value'], figure['unit'])} ({figure['how']})"
+            f"published {show_number(figure['value'], figure['unit'])} ({figure['how']})"
             for figure in target["published"][:1]
         ),
     ]

@@ -66,7 +66,8 @@ class Files:
     def shared(self, path: str, kind: str, answer: str | int, source: str = "server") -> None:
         """A shared file system of this kind (``fuse.glusterfs``): FUSE, served by a program of ours.
 
-        ``answer``: "well"; "never", to no question at all; or an error of errno(3), to every question.
+        ``answer``: "well"; "never", to no question at all; "as a volume", as Databricks' volumes do (volume.py);
+        or an error of errno(3), to every question.
         """
         self._steps.append(["shared", path, kind, answer, source])
 
@@ -214,6 +215,9 @@ def _share(path: Path, kind: str, answer: str | int, source: str) -> None:
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
     if os.getppid() == parent:
+        if answer == "as a volume":
+            os.set_inheritable(device, True)
+            os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("volume.py")), str(device)])
         _serve(device, answer)
     os._exit(0)
 

@@ -1,0 +1,1 @@
+"""Checks of pytest-bionemo that come with this package."""

@@ -200,7 +200,9 @@ def lightning_trainer_args() -> dict[str, Any]:
 
 
 @pytest.fixture
-def lightning_trainer(lightning_trainer_args: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def lightning_trainer(
+    lightning_trainer_args: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Any]]:
     """Make quiet Trainers of Lightning.
 
     ``trainer = lightning_trainer(max_steps=5, precision="bf16-mixed")``: the arguments are the Trainer's own. By
@@ -209,13 +211,16 @@ def lightning_trainer(lightning_trainer_args: dict[str, Any], tmp_path: Path) ->
     alone, and none of its advice and of its own outdated calls of torch is shown.
 
     It is the Trainer of the package that was imported before, ``lightning`` or ``pytorch_lightning``, and of
-    ``lightning`` where that tells nothing. The test is skipped where neither is installed.
+    ``lightning`` where that tells nothing. Where neither is installed the test is skipped; with ``--bionemo-strict``
+    it fails.
     """
+    from pytest_bionemo.markers import skip_or_fail
     from pytest_bionemo.workloads.lightning_trainer import hide_advice, make_trainer, quiet
 
     names = _installed_lightning()
     if not names:
-        pytest.skip("neither lightning nor pytorch-lightning is installed: pip install pytorch-lightning")
+        reason = "neither lightning nor pytorch-lightning is installed: pip install pytorch-lightning"
+        skip_or_fail(request.config, reason)
     with ExitStack() as stack:
 
         def make(**arguments: Any) -> Any:

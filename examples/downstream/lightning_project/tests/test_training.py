@@ -11,7 +11,7 @@ def fitted(trainer):
 
 def test_the_response_is_learned(lightning_trainer, measure):
     loss = fitted(lightning_trainer())
-    measure("response loss", loss, "1")
+    measure("response_loss", loss, "1")
     assert loss < 0.1
 
 

@@ -22,9 +22,9 @@ class Progress:
 
 def train(
     ids: torch.Tensor,
+    device: str = "cpu",
     *,
     steps: int,
-    device: str = "cpu",
     precision: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Progress:

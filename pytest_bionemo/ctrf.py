@@ -78,7 +78,11 @@ def _convert(report: Mapping[str, Any], run: Mapping[str, Any], verdict: Verdict
             "environment": {
                 "reportName": f"BioNeMo readiness: {verdict.summary}",
                 "healthy": verdict.is_ready,
-                "extra": {**run.get("environment", {}), "verdict": verdict.name.value, "action": verdict.action.value},
+                "extra": {
+                    **run.get("environment", {}),
+                    "verdict": verdict.name.value,
+                    "action": verdict.action.value,
+                },
             },
         },
     }

@@ -12,7 +12,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import cached_property
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +31,7 @@ from pytest_bionemo.needs import LOCKS, OPTIONS, WORKERS
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.report import hyperpod, terminal
-from pytest_bionemo.report.clean import clean
+from pytest_bionemo.report.clean import clean, hider
 from pytest_bionemo.report.place import Place, PlaceError
 from pytest_bionemo.site_facts import SiteFacts, gather
 from pytest_bionemo.verdict import Verdict, exit_status, fold
@@ -77,6 +78,10 @@ class Validation:
     def is_worker(self) -> bool:
         """Whether this is a worker of pytest-xdist: then the controller writes the report."""
         return hasattr(self.config, "workerinput")
+
+    @cached_property
+    def _hide(self) -> Callable[[str], str]:
+        return hider(os.environ)
 
     def _prepare(self) -> None:
         if sys.flags.optimize:
@@ -214,15 +219,18 @@ class Validation:
         """Record how a check ended, in properties that reach JSON, JUnit XML and pytest-xdist alike."""
         report = yield
         if isinstance(item, suite.CheckItem) and call.excinfo is not None and call.when != "teardown":
-            for name, value in _describe(call.excinfo.value):
-                item.user_properties.append((name, value))
-                report.user_properties.append((name, value))
+            # Cleaned here too: the outputs of other plugins do not go through the report.
+            described = [(name, self._hide(value)) for name, value in _describe(call.excinfo.value)]
+            item.user_properties += described
+            report.user_properties += described
+            if isinstance(report.longrepr, str):
+                report.longrepr = self._hide(report.longrepr)
             finding = _finding(call.excinfo.value)
             if finding and (finding.severity or item.severity) == "warning" and report.failed:
                 # A warning is no failure: it stops no -x, and READY stays READY.
                 report.outcome = "skipped"
             if report.skipped and not hasattr(report, "wasxfail"):
-                report.longrepr = (str(item.path), 0, f"Skipped: {call.excinfo.value}")
+                report.longrepr = (str(item.path), 0, self._hide(f"Skipped: {call.excinfo.value}"))
         return report
 
     @pytest.hookimpl(tryfirst=True)

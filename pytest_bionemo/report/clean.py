@@ -27,7 +27,7 @@ def clean(document: Any, environment: Mapping[str, str] | None = None) -> Any:
     ``USER``. NaN and infinities become text;
     what is no builtin becomes its ``str``.
     """
-    hide = _hider(os.environ if environment is None else environment)
+    hide = hider(os.environ if environment is None else environment)
 
     def walk(value: Any) -> Any:
         if isinstance(value, str):
@@ -52,7 +52,8 @@ def speaks_of_a_secret(name: str) -> bool:
     return bool(_SECRET_NAME.search(name))
 
 
-def _hider(environment: Mapping[str, str]) -> Callable[[str], str]:
+def hider(environment: Mapping[str, str]) -> Callable[[str], str]:
+    """What hides the secrets of this environment in a text: see :func:`clean`."""
     secrets = sorted(
         (value for name, value in environment.items() if speaks_of_a_secret(name) and len(value) >= _SHORTEST_SECRET),
         key=len,

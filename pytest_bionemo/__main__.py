@@ -1,7 +1,8 @@
-"""``python -m pytest_bionemo validate | checks``.
+"""``python -m pytest_bionemo validate | checks | ctrf``.
 
 ``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
 ini file, no module of that folder. ``checks`` lists every shipped check, as a page in Markdown with ``--markdown``.
+``ctrf`` turns a report into the Common Test Report Format.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 _USAGE = """\
 usage: python -m pytest_bionemo validate [pytest options]
        python -m pytest_bionemo checks [--markdown]
+       python -m pytest_bionemo ctrf REPORT [-o FILE]
 
 validate  is this machine ready for BioNeMo? The same as pytest --bionemo-validate, isolated from the
           folder that it is started in (no conftest, no ini file). Options: pytest --help
-checks    list every check with its title, severity, level, what it needs and how it is fixed"""
+checks    list every check with its title, severity, level, what it needs and how it is fixed
+ctrf      turn the JSON report of a run into the Common Test Report Format (ctrf.io)"""
 
 _USAGE_ERROR = 4
 # Without the current folder on sys.path: a file there could stand in for any module.
@@ -39,11 +42,15 @@ def main(arguments: Sequence[str]) -> int:
 
         print("\n".join(document_checks() if rest else list_checks(shutil.get_terminal_size().columns)))
         return 0
+    if command == "ctrf" and (len(rest) == 1 or (len(rest) == 3 and rest[1] == "-o")):
+        from pytest_bionemo import ctrf
+
+        return ctrf.export(rest[0], rest[2] if len(rest) == 3 else None)
     if command in ("-h", "--help"):
         print(_USAGE)
         return 0
     wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
-    print(f"error: {wrong}. Choose from: validate, checks.\n{_USAGE}", file=sys.stderr)
+    print(f"error: {wrong}. Choose from: validate, checks, ctrf.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -12,8 +11,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pytest_bionemo import install_options
-from pytest_bionemo.checking import TARGET
-from pytest_bionemo.compute import MEASUREMENT
 from pytest_bionemo.facts import family
 from pytest_bionemo.probes import packages
 from pytest_bionemo.verdict import SCHEMA_VERSION
@@ -22,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_bionemo.options import Options
     from pytest_bionemo.probes.host import Host
     from pytest_bionemo.probes.machine import Machine
+    from pytest_bionemo.site_facts import SiteFacts
     from pytest_bionemo.verdict import Verdict
 
 _UTILISATION = re.compile(r"esm2_(?P<size>\w+)_mfu")
@@ -75,24 +73,14 @@ def with_verdict(report: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     return {"bionemo": run} | dict(report) | {"bionemo": run}
 
 
-def take_records(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the checks recorded, taken out of the tests and put into the order of the run: numbers and targets."""
-    measurements = _take(MEASUREMENT, tests)
+def recorded(measurements: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the checks and the tests recorded, in the order of the run: numbers and targets."""
     # What somebody's own tests call by a name of ours is not what our checks have measured.
     ours = [entry for entry in measurements if "test" not in entry]
     return {
-        "measurements": measurements,
-        "targets": [_with_numbers(target, ours) for target in _take(TARGET, tests)],
+        "measurements": list(measurements),
+        "targets": [_with_numbers(target, ours) for target in targets],
     }
-
-
-def _take(name: str, tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
-    for test in tests:
-        properties = test.get("user_properties", [])
-        found += [json.loads(entry[name]) for entry in properties if name in entry]
-        test["user_properties"] = [entry for entry in properties if name not in entry]
-    return found
 
 
 def _with_numbers(target: dict[str, Any], measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -136,12 +124,16 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def describe(machine: Machine, started: datetime) -> dict[str, Any]:
+def describe(machine: Machine, site_facts: SiteFacts, started: datetime) -> dict[str, Any]:
     """What the probes saw, for a run that has come to its end."""
     family_packages = [_package(package, machine.host) for package in family.packages()]
     has_any = any(package["version"] for package in family_packages)
     return {
-        "environment": environment(machine),
+        "environment": {
+            **environment(machine),
+            "extra": site_facts.facts,
+            "extra_errors": site_facts.errors,
+        },
         "gpus": [gpu.to_json() for gpu in machine.gpu_env.gpus],
         "packages": family_packages,
         "install_options": [] if has_any else install_options.lines(machine),

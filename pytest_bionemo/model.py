@@ -63,6 +63,12 @@ class Finding:
     links: tuple[str, ...] = ()
     severity: Severity | None = None
 
+    def describe(self) -> str:
+        """All of it as lines of text: what was seen, why it matters, how to fix it, where to read on."""
+        why = [f"why: {self.why}"] if self.why else []
+        fix = [f"{'     ' if position else 'fix: '}{line}" for position, line in enumerate(self.fix)]
+        return "\n".join([self.message, *why, *fix, *(f"see: {link}" for link in self.links)])
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -213,7 +213,7 @@ class CheckItem(pytest.Function):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A finding is its own text; anything else is pytest's traceback."""
         if isinstance(excinfo.value, CheckFailed):
-            return excinfo.value.finding.message
+            return excinfo.value.finding.describe()
         return super().repr_failure(excinfo)
 
 

@@ -12,16 +12,18 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import cached_property
+from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_bionemo import document, suite
-from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
-from pytest_bionemo.compute import devices_of
+from pytest_bionemo import document, outputs, suite
+from pytest_bionemo.checking import TARGET, CheckFailed, NotApplicable, NotRun
+from pytest_bionemo.compute import MEASUREMENT, devices_of
 from pytest_bionemo.facts import FactsError, load_all
 from pytest_bionemo.fixtures import MACHINE
 from pytest_bionemo.model import Finding, Outcome
@@ -29,8 +31,9 @@ from pytest_bionemo.needs import LOCKS, OPTIONS, WORKERS
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.report import hyperpod, terminal
-from pytest_bionemo.report.clean import clean
+from pytest_bionemo.report.clean import clean, hider
 from pytest_bionemo.report.place import Place, PlaceError
+from pytest_bionemo.site_facts import SiteFacts, gather
 from pytest_bionemo.verdict import Verdict, exit_status, fold
 
 _WORKER_KEY = "bionemo"
@@ -51,6 +54,8 @@ class Validation:
         self.tokens = tokens
         self.started = document.now()
         self.collected = suite.Collected()
+        self.records = outputs.Records()
+        self.site_facts = SiteFacts()
         self.verdict: Verdict | None = None
         self.document: dict[str, Any] | None = None
         self.place: Place | None = None
@@ -73,6 +78,10 @@ class Validation:
     def is_worker(self) -> bool:
         """Whether this is a worker of pytest-xdist: then the controller writes the report."""
         return hasattr(self.config, "workerinput")
+
+    @cached_property
+    def _hide(self) -> Callable[[str], str]:
+        return hider(os.environ)
 
     def _prepare(self) -> None:
         if sys.flags.optimize:
@@ -118,9 +127,11 @@ class Validation:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
-        """Refuse ids that do not exist."""
+        """Refuse ids that do not exist, and ask others what they know of the environment."""
         if not self.is_worker:
             suite.reject_unknown(self.tokens, suite.modules(self.config))
+            if not runs_no_test(self.config):
+                self.site_facts = gather(self.config)
         # What is loaded and collected stays to the end: looking through it for garbage again and again takes a tenth
         # of a quick run.
         gc.freeze()
@@ -208,16 +219,25 @@ class Validation:
         """Record how a check ended, in properties that reach JSON, JUnit XML and pytest-xdist alike."""
         report = yield
         if isinstance(item, suite.CheckItem) and call.excinfo is not None and call.when != "teardown":
-            for name, value in _describe(call.excinfo.value):
-                item.user_properties.append((name, value))
-                report.user_properties.append((name, value))
+            # Cleaned here too: the outputs of other plugins do not go through the report.
+            described = [(name, self._hide(value)) for name, value in _describe(call.excinfo.value)]
+            item.user_properties += described
+            report.user_properties += described
+            if isinstance(report.longrepr, str):
+                report.longrepr = self._hide(report.longrepr)
             finding = _finding(call.excinfo.value)
             if finding and (finding.severity or item.severity) == "warning" and report.failed:
                 # A warning is no failure: it stops no -x, and READY stays READY.
                 report.outcome = "skipped"
             if report.skipped and not hasattr(report, "wasxfail"):
-                report.longrepr = (str(item.path), 0, f"Skipped: {call.excinfo.value}")
+                report.longrepr = (str(item.path), 0, self._hide(f"Skipped: {call.excinfo.value}"))
         return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the records out of the properties before another plugin writes them down."""
+        if not self.is_worker:
+            self.records.take(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
@@ -264,14 +284,15 @@ class Validation:
         json_report["bionemo"] = {
             **document.start(self.options, self.started),
             **self.collected.to_json(),
-            **document.take_records(json_report["tests"]),
-            **document.describe(self.machine, self.started),
+            **document.recorded(self.records.named(MEASUREMENT), self.records.named(TARGET)),
+            **document.describe(self.machine, self.site_facts, self.started),
         }
         cleaned = clean(json_report)
         self.verdict = fold(cleaned)
         cleaned["exitcode"] = exit_status(self.verdict, self.options.require, cleaned["exitcode"])
         json_report.clear()
         json_report.update(document.with_verdict(cleaned, self.verdict))
+        outputs.tell_junit(self.config, self.verdict)
         if self.has_begun:
             self._save(json_report)
 
@@ -285,6 +306,19 @@ class Validation:
             self.place.write(report)
         except OSError as error:
             self.write_error = str(error)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_summary(self, prefix: list[str]) -> None:
+        """Put the verdict on top of pytest-html's page."""
+        if self.document is not None:
+            prefix.append(outputs.html_summary(self.document["bionemo"], self._shown_path()))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_table_html(self, report: pytest.TestReport, data: list[str]) -> None:
+        """Show in words how a check ended on pytest-html's page."""
+        explained = outputs.explain(report)
+        if explained is not None:
+            data[:] = [escape(explained)]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -387,13 +421,19 @@ def _describe(error: BaseException) -> list[tuple[str, str]]:
         return [(suite.OUTCOME, Outcome.ERROR.value)]
     return [
         (suite.OUTCOME, Outcome.FAILED.value),
-        ("bionemo_message", finding.message),
-        ("bionemo_why", finding.why),
-        ("bionemo_fix", "\n".join(finding.fix)),
-        ("bionemo_action", finding.action.value),
-        ("bionemo_links", "\n".join(finding.links)),
-        *([("bionemo_severity", finding.severity)] if finding.severity else []),
+        *((f"bionemo_{name}", text) for name, text in _texts(finding).items() if text),
     ]
+
+
+def _texts(finding: Finding) -> dict[str, str | None]:
+    return {
+        "message": finding.message,
+        "why": finding.why,
+        "fix": "\n".join(finding.fix),
+        "action": finding.action.value,
+        "links": "\n".join(finding.links),
+        "severity": finding.severity,
+    }
 
 
 def _is_finding(report: Any) -> bool:

@@ -134,9 +134,7 @@ def test_what_a_suite_measures_says_nothing_of_a_target() -> None:
     target = {"name": "esm2-650m", "formats": ["bf16"], "flop_per_token": 4e9, "expected_tokens_per_s": None}
 
     def expected(**more: str) -> tuple[object, object]:
-        properties = [{"bionemo_measurement": json.dumps({**one, **more})} for one in numbers]
-        properties.append({"bionemo_target": json.dumps(target)})
-        (found,) = document.take_records([{"user_properties": properties}])["targets"]
+        (found,) = document.recorded([{**one, **more} for one in numbers], [target])["targets"]
         return len(found["measured"]), found["expected_tokens_per_s"]
 
     assert expected() == (1, 0.5 * 1000e12 / 4e9)

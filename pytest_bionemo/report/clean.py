@@ -13,7 +13,7 @@ _SECRET_NAME = re.compile(r"((^|_)(TOKEN|(API|ACCESS)?KEY|SECRET|CREDENTIALS?)|P
 _SHORTEST_SECRET = 8
 # The forms of well-known tokens, wherever they come from.
 _SECRET_FORM = re.compile(r"\b(?:hf_|nvapi-|ghp_|github_pat_|sk-|dapi|AKIA)[A-Za-z0-9_-]{12,}")
-_REDACTED = "[redacted]"
+REDACTED = "[redacted]"
 _USER = ("LOGNAME", "USER", "LNAME", "USERNAME")
 # Names of images and of the system, which are parts of paths as well.
 _NOBODY_IN_PARTICULAR = ("root", "user", "ubuntu", "ec2-user", "nobody", "jovyan", "nvidia")
@@ -27,7 +27,7 @@ def clean(document: Any, environment: Mapping[str, str] | None = None) -> Any:
     ``USER``. NaN and infinities become text;
     what is no builtin becomes its ``str``.
     """
-    hide = _hider(os.environ if environment is None else environment)
+    hide = hider(os.environ if environment is None else environment)
 
     def walk(value: Any) -> Any:
         if isinstance(value, str):
@@ -47,13 +47,15 @@ def clean(document: Any, environment: Mapping[str, str] | None = None) -> Any:
     return walk(document)
 
 
-def _hider(environment: Mapping[str, str]) -> Callable[[str], str]:
+def speaks_of_a_secret(name: str) -> bool:
+    """Whether a variable of this name holds a secret: HF_TOKEN, api_key."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def hider(environment: Mapping[str, str]) -> Callable[[str], str]:
+    """What hides the secrets of this environment in a text: see :func:`clean`."""
     secrets = sorted(
-        (
-            value
-            for name, value in environment.items()
-            if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET
-        ),
+        (value for name, value in environment.items() if speaks_of_a_secret(name) and len(value) >= _SHORTEST_SECRET),
         key=len,
         reverse=True,
     )
@@ -71,8 +73,8 @@ def _hider(environment: Mapping[str, str]) -> Callable[[str], str]:
 
     def hide(text: str) -> str:
         for secret in secrets:
-            text = text.replace(secret, _REDACTED)
-        text = _SECRET_FORM.sub(_REDACTED, text)
+            text = text.replace(secret, REDACTED)
+        text = _SECRET_FORM.sub(REDACTED, text)
         text = in_home.sub("~", text) if in_home else text
         return in_path.sub(r"\1USER", text) if in_path else text
 

@@ -126,6 +126,8 @@ def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Lin
     if run["verdict"] == "READY_FOR_INSTALL":
         yield from _fixes("install", run["install_options"], width)
     yield from _gaps(run["not_run"], width, verbosity)
+    for error in run.get("environment", {}).get("extra_errors", ()):
+        yield from _labelled("unknown", f"what a plugin knows of the environment: {error}", width, "unknown")
     yield from _numbers(run.get("measurements", []), width, verbosity)
     yield from _targets(run.get("targets", []), width, verbosity)
 
@@ -178,6 +180,11 @@ def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: i
         )
 
 
+def number(entry: Mapping[str, Any]) -> str:
+    """One measurement with its rulers: '612.3 TFLOP/s (62% of the bound)'."""
+    return f"{_range([entry])}{_rulers(entry)}"
+
+
 def _rank(entry: Mapping[str, Any]) -> int:
     """The place of its judgement, worst first; a number that is not judged comes last."""
     known = list(_JUDGEMENTS)
@@ -221,8 +228,8 @@ def _share(share: float) -> str:
 def _targets(targets: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:
     """Which workloads can run here and which need no more than packages; ``-v`` says why the others cannot."""
     if verbosity > 0:
-        for position, (prospects, names) in enumerate(_by_prospects(targets).items()):
-            yield from _labelled("" if position else "targets", f"{', '.join(names)}: {prospects}", width)
+        for position, (how, names) in enumerate(_by_prospects(targets).items()):
+            yield from _labelled("" if position else "targets", f"{', '.join(names)}: {how}", width)
         return
     runnable = [target["name"] for target in targets if target["runnable"]]
     fitting = [target["name"] for target in targets if not target["runnable"] and _lacks_packages_alone(target)]
@@ -244,11 +251,12 @@ def _by_prospects(targets: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Those of one recipe lack the same packages: said once."""
     found: dict[str, list[str]] = {}
     for target in targets:
-        found.setdefault(_prospects(target), []).append(target["name"])
+        found.setdefault(prospects(target), []).append(target["name"])
     return found
 
 
-def _prospects(target: Mapping[str, Any]) -> str:
+def prospects(target: Mapping[str, Any]) -> str:
+    """How a target can be trained here, or every reason why not."""
     if not target["runnable"]:
         return "; ".join(target["reasons"])
     least = "at least " if target["is_lower_bound"] else ""

@@ -1,6 +1,7 @@
 """The index."""
 
 import pytest
+
 from fastaset import FastaSet
 
 TEXT = ">first one\nMKTAYI\nAKQR\n>second\nGSHM\n"

@@ -1,6 +1,7 @@
 """The model trains, on whatever this machine has."""
 
 import pytest
+
 from perturbation import ResponseModel, Screen
 
 

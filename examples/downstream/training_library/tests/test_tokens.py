@@ -1,6 +1,7 @@
 """Plain tests: what the plugin does not concern stays as it was."""
 
 import pytest
+
 from smallprotein import decode, encode
 
 SEQUENCES = ["MKTAYIAKQR", "GSHMSE"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from smallprotein import encode, train
 
 IDS = encode(["MKTAYIAKQRQISFVKSHFSRQ", "GSHMSEQNNTEMTFQIQRIYTKDI", "MLSDEDFKAVFGMTRSAFANLPLWKQQNLKKEKGLF"])

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from pytest_bionemo import check, fail, not_applicable
 
 from fastaset import FastaSet
+from pytest_bionemo import check, fail, not_applicable
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ class Measure:
         number, label = _number(name, value), _label(name, device)
         self._properties.append((f"{name} [{unit}]" + (f" on {label}" if label else ""), number))
         if self._nodeid is not None:
-            record = {**Measurement(name, number, unit, label).to_json(), "test": self._nodeid}
-            self._properties.append((MEASUREMENT, json.dumps(record)))
+            record = Measurement(name, number, unit, label, test=self._nodeid)
+            self._properties.append((MEASUREMENT, json.dumps(record.to_json())))
 
 
 def _number(name: str, value: object) -> float:

@@ -79,7 +79,7 @@ class Measurement:
     confidence interval of the value. The rulers: ``bound`` is what the device can physically do, ``reference`` what a
     healthy one of its model does, ``peer_median`` what the devices of this machine do, ``baseline`` what this device
     did before. None: there is no such ruler. ``judgement`` is a word of ``pytest_bionemo.judging``; None for a number
-    that is only reported.
+    that is only reported. ``test`` is the id of somebody's test that has measured it, None for a check.
     """
 
     name: str
@@ -93,10 +93,12 @@ class Measurement:
     peer_median: float | None = None
     baseline: float | None = None
     judgement: str | None = None
+    test: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain builtins."""
-        return asdict(self)
+        record = asdict(self)
+        return record if self.test else {name: value for name, value in record.items() if name != "test"}
 
 
 @dataclass(frozen=True)

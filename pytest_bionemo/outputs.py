@@ -57,8 +57,7 @@ def _record(name: str, value: object) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads(str(value))
         if name == MEASUREMENT:
-            test = {"test": record.pop("test")} if "test" in record else {}
-            record = Measurement(**record).to_json() | test
+            record = Measurement(**record).to_json()
         _as_text(name, record)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import Rig
 from pytest_bionemo import options
+from standin import H100x8
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,12 +84,17 @@ def test_the_readme_names_every_option_and_no_other(rig: Rig) -> None:
 
 
 def test_the_examples_of_the_readme_work(healthy_rig: Rig) -> None:
-    fixture, _, hook, checks = code_blocks("python")
-    healthy_rig.write("test_ours.py", fixture)
+    notebook, tests, hook, checks = code_blocks("python")
+    healthy_rig.write("test_ours.py", f"{tests}\ndef train_our_model(steps): return steps\n")
     healthy_rig.write(
         "conftest.py", "import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent))\n" + hook
     )
     healthy_rig.write("our_cluster/storage.py", checks)
     run = healthy_rig.validate("test_ours.py")
     assert run.blockers == ["storage::scratch_is_mounted"]
-    assert next(test for test in run.report["tests"] if test["nodeid"].startswith("test_ours"))["outcome"] == "passed"
+    ours = [test for test in run.report["tests"] if test["nodeid"].startswith("test_ours")]
+    assert [test["outcome"] for test in ours] == ["passed", "passed"]
+    measured = next(one for one in run.bionemo["measurements"] if one["name"] == "step_time")
+    assert (measured["value"], measured["device"]) == (1.0, H100x8.gpus[0].uuid)
+    healthy_rig.write("readiness.py", notebook.replace("report.to_pandas()", ""))
+    assert "READY_FOR_INSTALL" in healthy_rig.run("readiness.py").stdout

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from conftest import REPORT, Rig
-from pytest_bionemo import document
+from pytest_bionemo import Report, document
 from standin import H100x8
 
 SUITE = """
@@ -115,6 +115,7 @@ def test_the_numbers_of_a_suite_are_in_the_report_of_a_validation(
         "test": "tests/test_theirs.py::test_step[8]", **rulers,
     }  # fmt: skip
     assert next(one for one in found if one["name"] == "rows")["device"] is None
+    assert [one.to_json() for one in Report.load(run.report_path).measurements] == found
     assert sorted(in_xml(healthy_rig)) == sorted(readable())
     test = next(test for test in run.report["tests"] if test["nodeid"].endswith("test_failing"))
     assert test["user_properties"] == [{"loss [1]": -1.5}], "what is in the report is not there twice"

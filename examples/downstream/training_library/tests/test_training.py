@@ -9,7 +9,7 @@ IDS = encode(["MKTAYIAKQRQISFVKSHFSRQ", "GSHMSEQNNTEMTFQIQRIYTKDI", "MLSDEDFKAVF
 
 
 def test_the_loss_falls():
-    losses = train(IDS, steps=60).losses
+    losses = train(IDS, steps=12).losses
     assert losses[-1] < losses[0] / 2
 
 
@@ -26,7 +26,7 @@ def test_it_repeats_in_a_fresh_process(run_in_worker):
 @pytest.mark.gpu_env(dtype="bf16", free_memory_gb=1)
 def test_the_loss_falls_in_bf16(run_in_worker, freest_gpu):
     """Skipped where no GPU computes in BF16; the worker sees the freest GPU alone."""
-    losses = run_in_worker(train, IDS, "cuda", steps=60, precision=torch.bfloat16, device=freest_gpu).losses
+    losses = run_in_worker(train, IDS, "cuda", steps=12, precision=torch.bfloat16, device=freest_gpu).losses
     assert losses[-1] < losses[0] / 2
 
 

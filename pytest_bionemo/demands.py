@@ -76,7 +76,7 @@ def demand(
     A GPU counts if it is visible to this process and has all that is demanded of one.
 
     :param min_gpus: how many of them there must be.
-    :param min_memory_gb: the memory of each.
+    :param min_memory_gb: the memory of each; the host's where a GPU has none of its own.
     :param free_memory_gb: what was free of it when the driver was first asked.
     :param compute_capability: a specifier, such as ">=8.0".
     :param dtype: number formats that it multiplies in hardware, all of them, such as "bf16" or ["bf16", "fp8"].
@@ -228,11 +228,18 @@ class _Device(NamedTuple):
     mig: MigDevice | None
 
     @property
-    def memory_bytes(self) -> int | None:
+    def shares_memory(self) -> bool:
+        """Whether it uses the host's memory, and NVML has none of its own to tell of, as in a GB10."""
+        return self.mig is None and self.gpu.memory_bytes is None and self.gpu.answers
+
+    def memory_in(self, machine: Machine) -> int | None:
+        if self.shares_memory:
+            return machine.limits.memory_total
         return (self.mig.memory_bytes or None) if self.mig else self.gpu.memory_bytes
 
-    @property
-    def free_memory_bytes(self) -> int | None:
+    def free_in(self, machine: Machine) -> int | None:
+        if self.shares_memory:
+            return machine.limits.memory_available
         return self.mig.free_memory_bytes if self.mig else self.gpu.free_memory_bytes
 
     @property
@@ -330,9 +337,11 @@ def _judge(device: _Device, conditions: Sequence[_Condition]) -> _Seen:
 
 def _conditions(wanted: Demand, machine: Machine) -> Iterator[_Condition]:
     if (memory := wanted.min_memory_gb) is not None:
-        yield _Condition(f"{memory:g} GB", lambda device: _memory(device, device.memory_bytes, memory, ""))
+        yield _Condition(f"{memory:g} GB", lambda device: _memory(device, device.memory_in(machine), memory, ""))
     if (free := wanted.free_memory_gb) is not None:
-        yield _Condition(f"{free:g} GB free", lambda device: _memory(device, device.free_memory_bytes, free, " free"))
+        yield _Condition(
+            f"{free:g} GB free", lambda device: _memory(device, device.free_memory_in(machine), free, " free")
+        )
     if (specifier := wanted.compute_capability) is not None:
         yield _Condition(f"compute capability {specifier}", lambda device: _capability(device, specifier))
     for name in wanted.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -245,6 +246,13 @@ NO_LIBRARY = GpuEnv(failure=NvmlFailure(12, "NVML Shared Library Not Found"))
 )  # fmt: skip
 def test_what_cannot_be_found_out_is_not_met(here: Machine, arguments: dict[str, Any], seen: str) -> None:
     assert missing(here, **arguments).endswith(f", {seen}")
+
+
+@pytest.mark.parametrize("argument", ["min_memory_gb", "free_memory_gb"])
+def test_a_gpu_without_memory_of_its_own_has_that_of_the_host(argument: str) -> None:
+    here = machine(env_of(Gpu(0, "GPU-y", "NVIDIA GB10", compute_capability=(12, 1))))
+    assert missing(here, **{argument: 0.1}) == ""
+    assert re.search(r"here is 1 with [\d.]+ GB", missing(here, **{argument: 10**6}))
 
 
 def test_without_a_driver_there_is_one_cause() -> None:

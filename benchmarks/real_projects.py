@@ -27,6 +27,7 @@ from _measure import report, run_once
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".ci" / "real-projects"
 TIME_LIMIT = 1.05
+DEADLINE_S = 600
 PYTEST = "pytest==9.2.0"
 
 
@@ -146,9 +147,12 @@ def _site(place: Path) -> Path:
 def _pip(action: str, interpreter: Path, *arguments: str) -> None:
     compiling = ("--no-compile",) if action == "install" else ()  # the first run compiles what it imports
     command = [sys.executable, "-m", "pip", "--python", str(interpreter), action, "--quiet", *compiling, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        raise NotFetched(f"pip {action}: no end within {DEADLINE_S} s") from None
     if done.returncode:
-        raise NotFetched(f"pip {action}: {done.stderr.strip().splitlines()[-1]}")
+        raise NotFetched(f"pip {action}: {''.join(done.stderr.strip().splitlines()[-1:])}")
 
 
 # ---- outcomes
@@ -160,7 +164,7 @@ def run_tests(interpreter: Path, sdist: Path, scratch: Path, tests: Sequence[str
     before = _files(project)
     outcomes = scratch / "outcomes.xml"
     command = [str(interpreter), "-m", "pytest", *tests, f"--junitxml={outcomes}"]
-    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=DEADLINE_S)
     if not outcomes.exists():
         raise RuntimeError(f"no test of {sdist.name} has run:\n{done.stdout}{done.stderr}")
     plugins = re.search(r"^plugins: (.*)$", done.stdout, re.MULTILINE)

@@ -15,9 +15,10 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Cost:
-    """What one command cost: seconds of wall clock, and mebibytes of resident memory at its peak."""
+    """What one command cost: seconds of wall clock and of processor time, mebibytes of memory at its peak."""
 
     seconds: float
+    processor_seconds: float
     memory_mib: float
 
 
@@ -30,7 +31,7 @@ def run_once(command: Sequence[str], folder: Path, environment: Mapping[str, str
     _, _, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = 0  # it is reaped: Popen must not wait for it again
-    return Cost(seconds, usage.ru_maxrss / 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def measure(
@@ -45,7 +46,11 @@ def measure(
                 if number:  # the first round warms the disk cache
                     costs[name].append(cost)
     return {
-        name: Cost(median(cost.seconds for cost in seen), median(cost.memory_mib for cost in seen))
+        name: Cost(
+            median(cost.seconds for cost in seen),
+            median(cost.processor_seconds for cost in seen),
+            median(cost.memory_mib for cost in seen),
+        )
         for name, seen in costs.items()
     }
 

@@ -339,9 +339,7 @@ def _conditions(wanted: Demand, machine: Machine) -> Iterator[_Condition]:
     if (memory := wanted.min_memory_gb) is not None:
         yield _Condition(f"{memory:g} GB", lambda device: _memory(device, device.memory_in(machine), memory, ""))
     if (free := wanted.free_memory_gb) is not None:
-        yield _Condition(
-            f"{free:g} GB free", lambda device: _memory(device, device.free_memory_in(machine), free, " free")
-        )
+        yield _Condition(f"{free:g} GB free", lambda device: _memory(device, device.free_in(machine), free, " free"))
     if (specifier := wanted.compute_capability) is not None:
         yield _Condition(f"compute capability {specifier}", lambda device: _capability(device, specifier))
     for name in wanted.dtype:

@@ -47,7 +47,7 @@ def devices(
         gpu_env=GpuEnv("580.95.05", gpus=gpus), variables=variables or {}, torch_build=TorchBuild(devices=tuple(seen))
     )
     settings = Options(True, "standard", "cuda", "install", REPORT, 60.0, None)
-    found = devices_of(cast(Machine, machine), replace(settings, **options))
+    found = devices_of(cast(Machine, machine), settings._replace(**options))
     return [(device.name, device.label) for device in found]
 
 

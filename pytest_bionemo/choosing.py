@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pytest_bionemo.compute import ComputeDevice, devices_of
 from pytest_bionemo.model import Gpu, GpuEnv, MigDevice
 from pytest_bionemo.options import Options
@@ -66,7 +64,7 @@ def _label(choice: object) -> str:
 
 
 def _visible(machine: Machine, options: Options) -> tuple[ComputeDevice, ...]:
-    return devices_of(machine, replace(options, device="cuda"))
+    return devices_of(machine, options._replace(device="cuda"))
 
 
 def _why_none(machine: Machine) -> str:

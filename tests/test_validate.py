@@ -71,6 +71,9 @@ def test_a_program_gets_the_report_of_a_run_that_has_no_part_in_it(healthy_rig: 
         healthy_rig.write(f"below/{name}.py", HOSTILE)
     healthy_rig.write("conftest.py", HOSTILE)
     healthy_rig.write("pytest.ini", "[pytest]\naddopts = --no-such-option\n")
+    temporary = healthy_rig.folder / "temporary"
+    temporary.mkdir()
+    healthy_rig.variables["TMPDIR"] = str(temporary)
     run = program(healthy_rig, HEALTHY)
     found = told(run)
     assert found["verdicts"] == ["READY_FOR_INSTALL"] * 3

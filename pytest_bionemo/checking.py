@@ -135,7 +135,7 @@ def fail(
     seen = _text("message", message)
     if severity is not None:
         _expect("severity", severity, SEVERITIES)
-    reason = encodable(str(why or ""))
+    reason = str(why or "")
     raise CheckFailed(Finding(seen, reason, _texts("fix", fix), Action(action), _texts("links", links), severity))
 
 
@@ -150,7 +150,7 @@ def wait_for(waits_for: str | None, reason: object) -> NoReturn:
     __tracebackhide__ = True
     if not isinstance(waits_for, str | None):
         raise TypeError(f"waits_for: {waits_for!r} is no name of a check such as 'disks::are_there'")
-    raise NotRun(_text("reason", reason), waits_for and encodable(waits_for))
+    raise NotRun(_text("reason", reason), waits_for)
 
 
 def encodable(text: str) -> str:
@@ -168,7 +168,7 @@ def _text(what: str, value: object) -> str:
     text = "" if value is None else str(value)
     if not text.strip():
         raise ValueError(f"the {what} is empty: say what was seen")
-    return encodable(text)
+    return text
 
 
 def _texts(what: str, value: object) -> tuple[str, ...]:
@@ -176,4 +176,4 @@ def _texts(what: str, value: object) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(f"{what}: {value!r} is neither a text nor a list of texts")
-    return tuple(map(encodable, texts))
+    return tuple(texts)

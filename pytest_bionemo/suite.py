@@ -130,7 +130,7 @@ class CheckModule(pytest.Module):
             self.record["checks"] = declared_checks(import_checks(self.module_name), self.suite.level)
             items = [self._checked(item) for item in super().collect() if isinstance(item, pytest.Function)]
         except _BROKEN_IMPORT as error:
-            self.record["error"] = f"{type(error).__name__}: {error}"
+            self.record["error"] = encodable(f"{type(error).__name__}: {error}")
             raise self.CollectError(f"{self.module_name}: {self.record['error']}") from None
         self.record["error"] = None
         return items

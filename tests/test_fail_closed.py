@@ -876,6 +876,7 @@ def repeats(function):
 """
 HOLLOW = {
     "empty": ("", "it holds no @check"),
+    "unreadable": (r"raise OSError('u\udcff')", r"OSError: u\udcff"),
     "folder": (None, "it is a package, offer its modules"),
     "dropped": ("@check()\n@drops\ndef bad():\n    'Bad.'\n    fail('x')\n    yield\n", "yields or awaits"),
     "unawaited": ("@check()\n@drops\nasync def bad():\n    'Bad.'\n    fail('x')\n", "yields or awaits"),
@@ -981,7 +982,7 @@ def has_tape():
 @check()
 def names_a_file():
     "The name of a file is no UTF-8."
-    print("out \udcfe")
+    logging.warning("out \udcfe")
     fail("x\udcff", why="\udcff", fix="$ rm x\udcff", links=["x://\udcff"])
 
 

@@ -26,6 +26,7 @@ else:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ATTRIBUTE = "__bionemo_check__"
+_DEFERRED = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
 
 TARGET = "bionemo_target"
 """The property in which a check records, as JSON, what it found out about a target."""
@@ -87,7 +88,8 @@ def check(
         title = (function.__doc__ or "").strip().partition("\n")[0]
         if not title:
             raise ValueError(f"check {function.__qualname__} has no docstring: its first line is the title")
-        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        # A decorator that keeps the name and docstring of what it wraps may drop what calling that gives.
+        if any(is_deferred(inspect.unwrap(function)) for is_deferred in _DEFERRED):
             raise ValueError(f"check {function.__qualname__} yields or awaits: calling it would run nothing")
         spec = CheckSpec(title, severity, level, tuple(needs), about, _fix_in(inspect.getdoc(function) or ""))
         setattr(function, _ATTRIBUTE, spec)
@@ -105,47 +107,55 @@ def _fix_in(docstring: str) -> str | None:
 
 def spec_of(function: object) -> CheckSpec | None:
     """What ``@check`` declared on this function; None if it is no check."""
-    return getattr(function, _ATTRIBUTE, None)
+    spec = getattr(function, _ATTRIBUTE, None)
+    return spec if isinstance(spec, CheckSpec) else None  # some objects have every attribute
 
 
 def fail(
-    message: str,
+    message: object,
     *,
-    why: str = "",
-    fix: str | Sequence[str] = (),
+    why: object = "",
+    fix: str | Iterable[str] = (),
     action: Action = Action.FIX_SOFTWARE,
-    links: Sequence[str] = (),
+    links: str | Iterable[str] = (),
     severity: Severity | None = None,
 ) -> NoReturn:
     """End the check with a finding.
 
-    :param message: what was seen and what was expected, with the values.
+    :param message: what was seen and what was expected, with the values; of an exception its text.
     :param why: what would go wrong.
     :param fix: what to do, one way a line; a line that starts with ``$ `` is a command to type.
     :param action: what has to be done, as a scheduler or an administrator reads it.
     :param links: where this is documented.
     :param severity: ``"warning"`` where a blocker found something that is worse than it should be and works.
+    :raises TypeError: for a fix or links that are no texts.
+    :raises ValueError: for a message without text, an unknown action or severity.
     """
     __tracebackhide__ = True
-    _expect_text("message", message)
+    seen = _text("message", message)
     if severity is not None:
         _expect("severity", severity, SEVERITIES)
-    lines = (fix,) if isinstance(fix, str) else tuple(fix)
-    raise CheckFailed(Finding(message, why, lines, Action(action), tuple(links), severity))
+    reason = str(why or "")
+    raise CheckFailed(Finding(seen, reason, _texts("fix", fix), Action(action), _texts("links", links), severity))
 
 
-def not_applicable(reason: str) -> NoReturn:
+def not_applicable(reason: object) -> NoReturn:
     """End the check: it has no meaning here, which is neither a pass nor a gap."""
     __tracebackhide__ = True
-    _expect_text("reason", reason)
-    raise NotApplicable(reason)
+    raise NotApplicable(_text("reason", reason))
 
 
-def wait_for(waits_for: str | None, reason: str) -> NoReturn:
+def wait_for(waits_for: str | None, reason: object) -> NoReturn:
     """Say, from a fixture, that the check cannot run before the check ``waits_for`` (``topic::name``) passes."""
     __tracebackhide__ = True
-    _expect_text("reason", reason)
-    raise NotRun(reason, waits_for)
+    if not isinstance(waits_for, str | None):
+        raise TypeError(f"waits_for: {waits_for!r} is no name of a check such as 'disks::are_there'")
+    raise NotRun(_text("reason", reason), waits_for)
+
+
+def encodable(text: str) -> str:
+    """The text with what UTF-8 has no place for escaped: the bytes of a file name that cannot be decoded."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _expect(what: str, value: str, known: Sequence[str]) -> None:
@@ -153,6 +163,17 @@ def _expect(what: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"{value!r} is not a {what}. Choose from: {', '.join(known)}.")
 
 
-def _expect_text(what: str, value: str) -> None:
-    if not value:
+def _text(what: str, value: object) -> str:
+    __tracebackhide__ = True
+    text = "" if value is None else str(value)
+    if not text.strip():
         raise ValueError(f"the {what} is empty: say what was seen")
+    return text
+
+
+def _texts(what: str, value: object) -> tuple[str, ...]:
+    __tracebackhide__ = True
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{what}: {value!r} is neither a text nor a list of texts")
+    return tuple(texts)

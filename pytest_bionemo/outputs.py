@@ -92,7 +92,8 @@ def html_summary(run: Mapping[str, Any], path: str) -> str:
 
 def explain(report: pytest.TestReport) -> str | None:
     """How a check ended, in words; None where pytest's own account is the better one."""
-    said = dict(report.user_properties)
+    # What could not be collected has none: pytest-html asks for that too.
+    said = dict(getattr(report, "user_properties", ()))
     is_text = isinstance(report.longrepr, str | tuple)
     if OUTCOME not in said or "bionemo_message" not in said or not is_text:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,18 +21,21 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from _pytest._io.saferepr import saferepr  # of an object whose own repr may raise
 from packaging.utils import canonicalize_name
 
 from pytest_bionemo import checks, needs
-from pytest_bionemo.checking import CheckFailed, CheckSpec, spec_of
-from pytest_bionemo.compute import ComputeDevice
+from pytest_bionemo.checking import TARGET, CheckFailed, CheckSpec, encodable, spec_of
+from pytest_bionemo.compute import MEASUREMENT, ComputeDevice
 from pytest_bionemo.facts import targets
 from pytest_bionemo.model import Gpu, Outcome
 from pytest_bionemo.terms import LEVELS, Level, Severity
+from pytest_bionemo.verdict import PREFIX
 
 NAME = "bionemo"
 OUTCOME = "bionemo_outcome"  # the property in which a check records how it ended
-_TOKEN = re.compile(rf"^{NAME}/(?P<topic>\w+)(?:::(?P<name>\w+)(?P<parameters>\[.*\])?)?$")
+_TOKEN = re.compile(rf"^{NAME}/(?P<topic>[\w-]+)(?:::(?P<name>\w+)(?P<parameters>\[.*\])?)?$")
+_RECORDS = (MEASUREMENT, TARGET)  # what fixtures of ours write into the properties of a check
 # Fixtures that stand for one GPU each, and one device at work: a check that asks for one runs once for every one.
 _PER_GPU = ("gpu", "any_gpu")
 _PER_DEVICE = ("device",)
@@ -126,7 +130,7 @@ class CheckModule(pytest.Module):
             self.record["checks"] = declared_checks(import_checks(self.module_name), self.suite.level)
             items = [self._checked(item) for item in super().collect() if isinstance(item, pytest.Function)]
         except _BROKEN_IMPORT as error:
-            self.record["error"] = f"{type(error).__name__}: {error}"
+            self.record["error"] = encodable(f"{type(error).__name__}: {error}")
             raise self.CollectError(f"{self.module_name}: {self.record['error']}") from None
         self.record["error"] = None
         return items
@@ -150,6 +154,9 @@ class CheckModule(pytest.Module):
 class CheckItem(pytest.Function):
     """One check, for one parameter."""
 
+    evidence: list[tuple[str, str]]
+    """What the validation has seen of it: only this counts in the verdict, and no property of the same name."""
+
     @classmethod
     def from_function(cls, function: pytest.Function) -> CheckItem:
         """The check for what pytest made of the function."""
@@ -161,6 +168,7 @@ class CheckItem(pytest.Function):
             fixtureinfo=function._fixtureinfo,
             originalname=function.originalname,
         )
+        item.evidence = []
         item.obj = item.with_evidence(function.obj)
         return item
 
@@ -173,10 +181,18 @@ class CheckItem(pytest.Function):
         @functools.wraps(function)
         def run(**arguments: object) -> None:
             __tracebackhide__ = True
-            function(**arguments)
-            self.user_properties.append((OUTCOME, Outcome.PASSED.value))
+            result = function(**arguments)
+            if result is not None:
+                # Of a generator or a coroutine, which a decorator can bring in, nothing has run yet.
+                raise TypeError(f"a check returns nothing, and this one returned {saferepr(result)}")
+            self.evidence.append((OUTCOME, Outcome.PASSED.value))
 
         return run
+
+    def properties(self) -> list[tuple[str, object]]:
+        """The evidence, after what the check has recorded of itself, as every output and worker can take it."""
+        own = [(encodable(str(name)), _plain(value)) for name, value in self.user_properties]
+        return [*(pair for pair in own if pair[0] in _RECORDS or not pair[0].startswith(PREFIX)), *self.evidence]
 
     @property
     def spec(self) -> CheckSpec:
@@ -217,6 +233,14 @@ class CheckItem(pytest.Function):
         return super().repr_failure(excinfo)
 
 
+def _plain(value: object) -> str | int | float | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)  # those of a library are subclasses
+    return encodable(value if isinstance(value, str) else saferepr(value))
+
+
 def topic_of(module_name: str) -> str:
     """The last part of the dotted name."""
     return module_name.rpartition(".")[2]
@@ -236,8 +260,27 @@ def is_in_level(spec: CheckSpec | None, level: Level) -> bool:
 
 
 def declared_checks(module: ModuleType, level: Level) -> list[str]:
-    """The names of the checks that the module declares for this level."""
-    return [name for name, value in vars(module).items() if is_in_level(spec_of(value), level)]
+    """The names of the checks that the module declares for this level.
+
+    :raises ValueError: see :func:`checks_of`.
+    """
+    return [name for name, spec in checks_of(module).items() if is_in_level(spec, level)]
+
+
+def checks_of(module: ModuleType) -> dict[str, CheckSpec]:
+    """All checks that the module declares, by name.
+
+    :raises ValueError: if there is none, or one is in a class: such a module would promise checks that never run.
+    """
+    for name, value in vars(module).items():
+        parts = [part for base in value.__mro__ for part in vars(base).values()] if inspect.isclass(value) else []
+        if any(spec_of(part) for part in parts):
+            raise ValueError(f"the class {name} holds a @check, which never runs: make it a function of the module")
+    found = {name: spec for name, value in vars(module).items() if (spec := spec_of(value))}
+    if not found:
+        hint = ": it is a package, offer its modules" if hasattr(module, "__path__") else ""
+        raise ValueError(f"it holds no @check{hint}")
+    return found
 
 
 def modules(config: pytest.Config) -> list[str]:
@@ -245,17 +288,22 @@ def modules(config: pytest.Config) -> list[str]:
 
     :raises pytest.UsageError: if two modules give the same topic, or what was offered is no list of names.
     """
-    offered: list[str] = []
-    for names in config.hook.pytest_bionemo_checks(config=config):
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise pytest.UsageError(f"pytest_bionemo_checks returned {names!r}, not a list of dotted module names.")
-        offered += names
+    offered = [name for answer in config.hook.pytest_bionemo_checks(config=config) for name in _names_in(answer)]
     found = [*checks.shipped(), *dict.fromkeys(offered)]
     for name in found:
         twins = [other for other in found if topic_of(other) == topic_of(name)]
         if len(twins) > 1:
             raise pytest.UsageError(f"two check modules give the topic {topic_of(name)!r}: {' and '.join(twins)}.")
     return found
+
+
+def _names_in(answer: object) -> list[str]:
+    # Read once: it may be a generator.
+    names = list(answer) if isinstance(answer, Iterable) else []
+    texts = [name for name in names if isinstance(name, str)]
+    if not isinstance(answer, Iterable) or isinstance(answer, str | bytes | Mapping) or texts != names:
+        raise pytest.UsageError(f"pytest_bionemo_checks returned {answer!r}, not a list of dotted module names.")
+    return texts
 
 
 def parametrize_over_gpus(metafunc: pytest.Metafunc, gpus: Sequence[Gpu]) -> None:
@@ -310,7 +358,7 @@ def reject_unknown(tokens: Iterable[str], module_names: Sequence[str]) -> None:
 
 def _reject_unknown_check(token: str, name: str, module_name: str) -> None:
     try:
-        declared = [key for key, value in vars(import_checks(module_name)).items() if spec_of(value)]
+        declared = list(checks_of(import_checks(module_name)))
     except _BROKEN_IMPORT:
         return  # the run will say that the topic cannot be collected
     if name not in declared:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from pytest_bionemo import document, outputs, suite
-from pytest_bionemo.checking import TARGET, CheckFailed, NotApplicable, NotRun
+from pytest_bionemo.checking import TARGET, CheckFailed, NotApplicable, NotRun, encodable
 from pytest_bionemo.compute import MEASUREMENT, devices_of
 from pytest_bionemo.facts import FactsError, load_all
 from pytest_bionemo.fixtures import MACHINE
@@ -80,6 +80,11 @@ class Validation:
         return hasattr(self.config, "workerinput")
 
     @cached_property
+    def _modules(self) -> list[str]:
+        # Asked once a run: the second answer of a hook could be another.
+        return suite.modules(self.config)
+
+    @cached_property
     def _hide(self) -> Callable[[str], str]:
         return hider(os.environ)
 
@@ -129,7 +134,7 @@ class Validation:
     def pytest_collection(self) -> Generator[None, object, object]:
         """Refuse ids that do not exist, and ask others what they know of the environment."""
         if not self.is_worker:
-            suite.reject_unknown(self.tokens, suite.modules(self.config))
+            suite.reject_unknown(self.tokens, self._modules)
             if not runs_no_test(self.config):
                 self.site_facts = gather(self.config)
         # What is loaded and collected stays to the end: looking through it for garbage again and again takes a tenth
@@ -158,7 +163,7 @@ class Validation:
             checks = suite.Suite.from_parent(
                 collector,
                 name=suite.NAME,
-                modules=suite.modules(self.config),
+                modules=self._modules,
                 level=self.options.level,
                 collected=self.collected,
             )
@@ -220,9 +225,7 @@ class Validation:
         report = yield
         if isinstance(item, suite.CheckItem) and call.excinfo is not None and call.when != "teardown":
             # Cleaned here too: the outputs of other plugins do not go through the report.
-            described = [(name, self._hide(value)) for name, value in _describe(call.excinfo.value)]
-            item.user_properties += described
-            report.user_properties += described
+            item.evidence += [(name, self._hide(value)) for name, value in _describe(call.excinfo.value)]
             if isinstance(report.longrepr, str):
                 report.longrepr = self._hide(report.longrepr)
             finding = _finding(call.excinfo.value)
@@ -231,6 +234,9 @@ class Validation:
                 report.outcome = "skipped"
             if report.skipped and not hasattr(report, "wasxfail"):
                 report.longrepr = (str(item.path), 0, self._hide(f"Skipped: {call.excinfo.value}"))
+        if isinstance(item, suite.CheckItem):
+            report.user_properties = item.properties()
+            _make_encodable(report)
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -407,8 +413,22 @@ def _finding(error: BaseException) -> Finding | None:
     return None
 
 
+def _make_encodable(report: pytest.TestReport) -> None:
+    """Escape what no worker of pytest-xdist can send: an undecodable file name can be in any text."""
+    report.sections = [(title, encodable(text)) for title, text in report.sections]
+    if isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, encodable(reason))
+    elif (said := str(report.longrepr)) != encodable(said):
+        report.longrepr = encodable(said)
+
+
 def _describe(error: BaseException) -> list[tuple[str, str]]:
     """The properties of a check that ended this way."""
+    return [(name, encodable(text)) for name, text in _said(error)]
+
+
+def _said(error: BaseException) -> list[tuple[str, str]]:
     if isinstance(error, NotApplicable):
         return [(suite.OUTCOME, Outcome.NOT_APPLICABLE.value), ("bionemo_message", str(error.msg))]
     if isinstance(error, NotRun):

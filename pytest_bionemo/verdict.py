@@ -19,7 +19,9 @@ SCHEMA_VERSION = 1
 # pytest's exit codes after which a report can be complete: passed, failed, nothing collected.
 _COMPLETE_RUNS = (0, 1, 5)
 _STAGES = ("setup", "call", "teardown")
-_PREFIX = "bionemo_"
+PREFIX = "bionemo_"
+"""Of the properties in which a check's end is on record."""
+_TEXTS = ("outcome", "message", "why", "fix", "action", "links", "severity", "waits_for")
 
 
 class ReportError(ValueError):
@@ -153,6 +155,9 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselec
         reason = "deselected" if is_deselected else "the run ended before it"
         return Result(check, Outcome.NOT_RUN, reason)
     said = _properties(test)
+    damaged = [f"{PREFIX}{name}" for name in _TEXTS if not isinstance(said.get(name, ""), str)]
+    if damaged:
+        return Result(check, Outcome.ERROR, f"what it said is damaged: {', '.join(damaged)} is no text")
     outcome = test.get("outcome")
     severity = said.get("severity", check["severity"])
     if said.get("outcome") == Outcome.FAILED.value and _shows_finding(severity, outcome):
@@ -180,7 +185,7 @@ def _shows_finding(severity: object, outcome: object) -> bool:
 
 def _properties(test: Mapping[str, Any]) -> dict[str, Any]:
     pairs = (pair for entry in test.get("user_properties", []) for pair in entry.items())
-    return {key[len(_PREFIX) :]: value for key, value in pairs if key.startswith(_PREFIX)}
+    return {key[len(PREFIX) :]: value for key, value in pairs if key.startswith(PREFIX)}
 
 
 def _crash(test: Mapping[str, Any]) -> str:

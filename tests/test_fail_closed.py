@@ -794,6 +794,7 @@ BROKEN_MODULES = {
     "is no Python": ("def :\n", "SyntaxError"),
     "has a check that yields": ("@check()\ndef x():\n    'X.'\n    yield\n", "yields or awaits"),
     "has a check that awaits": ("@check()\nasync def x():\n    'X.'\n", "yields or awaits"),
+    "has a check in a class": ("class Ours:\n    @check()\n    def x(self):\n        'X.'\n", "the class Ours holds"),
     "declares no severity that there is": ("@check(severity='fatal')\ndef x():\n    'X.'\n", "'fatal'"),
 }
 
@@ -825,6 +826,8 @@ OFFERED_WRONGLY = {
     "a shipped topic": ("['our.driver']", "our.driver"),
     "a text": ("'ours'", "not a list"),
     "a number": ("[1]", "not a list"),
+    "no list": ("5", "not a list"),
+    "a mapping": ("{'ours': 1}", "not a list"),
 }
 
 
@@ -842,6 +845,226 @@ def test_same_module_offered_by_two_is_one(ready_rig: Rig) -> None:
     offer(ready_rig, FINE)
     run = ready_rig.validate(*add_plugin(ready_rig, OFFER_OURS))
     assert (run.verdict, run.outcome("ours::is_fine")) == ("READY", "passed")
+
+
+# A decorator like many, that keeps the name and the docstring of what it wraps.
+DECORATORS = """
+from functools import wraps
+
+from pytest_bionemo import check, fail
+
+
+def drops(function):
+    @wraps(function)
+    def wrapper(*args):
+        function(*args)
+    return wrapper
+
+
+def defers(function):
+    @wraps(function)
+    async def wrapper(*args):
+        function(*args)
+    return wrapper
+
+
+def repeats(function):
+    @wraps(function)
+    def wrapper(*args):
+        yield function(*args)
+    return wrapper
+"""
+HOLLOW = {
+    "empty": ("", "it holds no @check"),
+    "unreadable": (r"raise OSError('u\udcff')", r"OSError: u\udcff"),
+    "folder": (None, "it is a package, offer its modules"),
+    "dropped": ("@check()\n@drops\ndef bad():\n    'Bad.'\n    fail('x')\n    yield\n", "yields or awaits"),
+    "unawaited": ("@check()\n@drops\nasync def bad():\n    'Bad.'\n    fail('x')\n", "yields or awaits"),
+    # Since 8.4 pytest itself breaks the collection off here; before, the check returns a generator.
+    "repeated": ("@repeats\n@check()\ndef bad():\n    'Bad.'\n    fail('x')\n", ""),
+    "streams": ("@check()\nasync def bad():\n    'Bad.'\n    fail('x')\n    yield\n", "yields or awaits"),
+}
+RETURNS = {
+    "false": ("@check()\ndef {}():\n    'Bad.'\n    return False\n", "this one returned False"),
+    "coroutine": ("@defers\n@check()\ndef {}():\n    'Bad.'\n    fail('x')\n", "returned <coroutine"),
+}
+# The same generator each time it is asked.
+OFFERS_LAZILY = """
+NAMES = (name for name in {names})
+
+
+def pytest_bionemo_checks(config):
+    return NAMES
+"""
+
+
+@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "two workers"])
+def test_checks_that_would_never_run_are_gaps(ready_rig: Rig, args: list[str]) -> None:
+    for name, (text, _) in HOLLOW.items():
+        path = ready_rig.site / (f"{name}.py" if text is not None else f"{name}/__init__.py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(DECORATORS + (text or ""))
+    returning = [text.format(name) for name, (text, _) in RETURNS.items()]
+    (ready_rig.site / "returns.py").write_text("\n\n".join([DECORATORS, *returning]))
+    (ready_rig.site / "our-disks.py").write_text(DECORATORS + FINE)
+    (ready_rig.site / "deep.py").write_text(DECORATORS + FINE.replace("()", "(level='full')", 1))
+    ready_rig.write("conftest.py", OFFERS_LAZILY.format(names=[*HOLLOW, "returns", "our-disks", "deep"]))
+    run = ready_rig.validate(*args)
+    assert_fails_closed(run)
+    gaps = [gap for gap in run.bionemo["not_run"] if gap["required"]]
+    for name, (_, reason) in HOLLOW.items():
+        assert run.bionemo["sections"][name] == "ERROR"
+        assert reason in next(gap["reason"] for gap in gaps if gap["check"].startswith(f"bionemo/{name}"))
+    for name, (_, reason) in RETURNS.items():
+        assert reason in run.gap(f"returns::{name}")["reason"]
+    assert run.outcome("our-disks::is_fine") == "passed"
+    # The topic deep, every check of which is of a higher level, is no gap.
+    assert {gap["check"].partition("::")[0] for gap in gaps} == {f"bionemo/{name}" for name in [*HOLLOW, "returns"]}
+
+
+def test_topic_whose_name_has_a_dash_can_be_pasted(ready_rig: Rig) -> None:
+    (ready_rig.site / "our-disks.py").write_text(IMPORTS + FINE)
+    ready_rig.write("conftest.py", "def pytest_bionemo_checks(config):\n    return ['our-disks']\n")
+    assert ready_rig.pytest("bionemo/our-disks", "--bionemo-level=quick").outcome("our-disks::is_fine") == "passed"
+
+
+MISUSE = r"""
+class Silent:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@check()
+def raises():
+    "Of an exception the text counts."
+    try:
+        open("/no/such/file")
+    except OSError as error:
+        fail(error, why=error, links="https://x.example/a")
+
+
+@check()
+def explains():
+    "A number is an explanation too."
+    fail("slow", why=5, fix=iter(["one", "two"]))
+
+
+@check()
+def repairs():
+    "A number is no way to repair."
+    fail("slow", fix=[1])
+
+
+@check()
+def links():
+    "A number is no link."
+    fail("slow", links=7)
+
+
+@check()
+def says_nothing():
+    "Nothing is said."
+    fail(None)
+
+
+@check()
+def waits():
+    "It waits for nothing that has a name."
+    wait_for(5, "slow")
+
+
+@check()
+def has_tape():
+    "An exception is a reason."
+    not_applicable(LookupError("no tape"))
+
+
+@check()
+def names_a_file():
+    "The name of a file is no UTF-8."
+    logging.warning("out \udcfe")
+    fail("x\udcff", why="\udcff", fix="$ rm x\udcff", links=["x://\udcff"])
+
+
+@check()
+def asserts_a_file():
+    "The name of a file is no UTF-8."
+    assert not "y\udcff", "y\udcff"
+
+
+@check()
+def crashes_on_a_file():
+    "The name of a file is no UTF-8."
+    raise RuntimeError("z\udcff")
+
+
+@check()
+def skips_a_file():
+    "The name of a file is no UTF-8."
+    pytest.skip("s\udcff")
+
+
+@check()
+def lowers_itself(record_property):
+    "It calls itself a warning."
+    record_property("bionemo_severity", "warning")
+    fail("a blocker")
+
+
+@check()
+def spoils_itself(record_property):
+    "It damages what is on record of it."
+    record_property("bionemo_fix", 5)
+    record_property("bionemo_links", "x")
+    fail("a blocker")
+
+
+@check()
+def records(record_property, request):
+    "It records what no worker can send."
+    for number, value in enumerate([Silent(), Path("/x"), [1], "p\udcff", 3, 2.5, None]):
+        record_property(f"p{number}", value)
+    record_property("bionemo_outcome", "failed")
+"""
+SAID = {
+    "raises": "[Errno 2] No such file or directory: '/no/such/file'",
+    "explains": "slow",
+    "names_a_file": r"x\udcff",
+    "asserts_a_file": r"y\udcff",
+    "lowers_itself": "a blocker",
+    "spoils_itself": "a blocker",
+}
+NOT_SAID = {
+    "repairs": "TypeError: fix: [1] is neither a text nor a list of texts",
+    "links": "TypeError: links: 7 is neither a text nor a list of texts",
+    "says_nothing": "ValueError: the message is empty: say what was seen",
+    "waits": "TypeError: waits_for: 5 is no name of a check such as 'disks::are_there'",
+    "crashes_on_a_file": r"RuntimeError: z\udcff",
+    "skips_a_file": r"it was skipped: s\udcff",
+}
+
+
+@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "two workers"])
+def test_misuse_in_one_check_costs_no_other_its_finding(ready_rig: Rig, args: list[str]) -> None:
+    offer(ready_rig, f"from pathlib import Path\n\nfrom pytest_bionemo import not_applicable, wait_for\n\n{MISUSE}")
+    run = ready_rig.validate(*args)
+    assert_fails_closed(run, "BLOCKED")
+    assert sorted(run.blockers) == sorted(f"ours::{name}" for name in SAID)
+    for name, message in SAID.items():
+        assert run.finding(f"ours::{name}")["message"].splitlines()[0] == message
+    assert run.finding("ours::raises")["why"] == SAID["raises"]
+    assert run.finding("ours::raises")["links"] == ["https://x.example/a"]
+    assert (run.finding("ours::explains")["why"], run.finding("ours::explains")["fix"]) == ("5", ["one", "two"])
+    assert run.finding("ours::spoils_itself")["fix"] == run.finding("ours::spoils_itself")["links"] == []
+    for name, reason in NOT_SAID.items():
+        assert run.gap(f"ours::{name}")["reason"].removeprefix("the check itself failed: ") == reason
+    assert run.outcome("ours::has_tape") == "not_applicable"
+    assert run.outcome("ours::records") == "passed"
+    test = next(test for test in run.report["tests"] if test["nodeid"] == "bionemo/ours::records")
+    recorded = {name: value for entry in test["user_properties"] for name, value in entry.items()}
+    assert "no repr" in recorded.pop("p0")
+    path = {"p1": "PosixPath('/x')", "p2": "[1]", "p3": r"p\udcff", "p4": 3, "p5": 2.5, "p6": None}
+    assert recorded == {**path, "bionemo_outcome": "passed"}
 
 
 def test_hook_of_a_third_party_that_raises(ready_rig: Rig) -> None:

@@ -165,7 +165,8 @@ def make_rig(environment: Environment, libraries: Libraries, folder: Path) -> Ri
     rig.node, rig.torch = H100x8, StandinTorch()
     rig.variables["SHOP_TOKEN"] = SECRET
     rig.site.joinpath("ours.py").write_text(dedent(CHECKS))
-    rig.write("conftest.py", "def pytest_bionemo_checks(config):\n    return ['ours']\n")
+    rig.site.joinpath("hollow.py").write_text("")
+    rig.write("conftest.py", "def pytest_bionemo_checks(config):\n    return ['ours', 'hollow']\n")
     rig.write("test_theirs.py", dedent(TESTS))
     # The older form of the XML: the fixture record_property warns in the newer one.
     rig.write("pytest.ini", "[pytest]\nfilterwarnings = error\njunit_family = xunit1\n")
@@ -191,6 +192,7 @@ def test_the_verdict_is_the_same_in_every_form(written: Written) -> None:
     assert sorted(run.blockers) == ["ours::adds_up", "ours::is_slow"]
     assert run.warnings == ["ours::is_old"]
     assert run.gap("ours::breaks")["reason"] == "the check itself failed: RuntimeError: boom"
+    assert "it holds no @check" in run.gap("hollow")["reason"]
     assert "test_theirs.py::test_fails - assert [1] == [2]" in run.stdout
     assert written.of_the_suite() == {"bionemo_verdict": "BLOCKED", "bionemo_summary": run.bionemo["summary"]}
     assert f"BioNeMo readiness: BLOCKED{run.bionemo['summary']}." in "".join(written.page.text.split("\n"))
@@ -267,6 +269,7 @@ def test_the_page_shows_findings_and_no_traceback_of_them(written: Written) -> N
     assert page.log("bionemo/ours::has_tape") == "no tape"
     assert "assert disks == 3" in page.log("bionemo/ours::adds_up")
     assert "RuntimeError: boom" in page.log("bionemo/ours::breaks")
+    assert "it holds no @check" in page.log("bionemo/hollow")
     assert "assert [1] == [2]" in page.log("test_theirs.py::test_fails")
     for name, row in page.rows.items():
         if name.startswith("bionemo/") and name not in ("bionemo/ours::adds_up", "bionemo/ours::breaks"):
@@ -278,7 +281,7 @@ def test_a_gap_of_the_run_is_said_where_no_test_has_failed(
     environment: Environment, libraries: Libraries, tmp_path: Path
 ) -> None:
     rig = make_rig(environment, libraries, tmp_path)
-    rig.site.joinpath("ours.py").write_text("from pytest_bionemo import check\n")
+    rig.write("conftest.py", "")
     rig.write("pytest.ini", "[pytest]\naddopts = --deselect bionemo/driver::loads\n")
     found = Written.of(rig, rig.validate(*WRITE_ALL))
     assert (found.run.verdict, found.run.returncode) == ("INCONCLUSIVE", 1)

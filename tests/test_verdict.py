@@ -343,6 +343,17 @@ def test_one_parameter_of_several_that_did_not_run_is_a_gap(missing: str) -> Non
     assert [gap["check"] for gap in verdict.not_run] == [f"bionemo/driver::answers[{missing}]"]
 
 
+@pytest.mark.parametrize("name", ["outcome", "message", "why", "fix", "action", "links", "severity", "waits_for"])
+@pytest.mark.parametrize("test", [ran(), found(), skipped()], ids=["passed", "finding", "skipped"])
+def test_evidence_that_is_no_text_is_an_error_of_this_check_alone(test: Json, name: str) -> None:
+    spoilt = {**test, "user_properties": [*test["user_properties"], {f"bionemo_{name}": 5}]}
+    other = "bionemo/host::runs_linux"
+    verdict = fold(document([declared(), declared(other)], [spoilt, found(other)]))
+    assert [entry["check"] for entry in verdict.blockers] == [other]
+    assert reason(verdict) == f"what it said is damaged: bionemo_{name} is no text"
+    assert verdict.sections["driver"] == "ERROR"
+
+
 # ---- ids
 
 

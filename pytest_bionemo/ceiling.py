@@ -141,12 +141,11 @@ class _Block:
 
     def _give_up(self) -> NoReturn:
         __tracebackhide__ = True
-        import pytest
+        from pytest_bionemo import unmet
 
-        reason = "memory_ceiling needs a GPU that torch can use: here is none (device='cpu' rehearses)"
-        if self._strict:
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        unmet.end(
+            self._strict, "memory_ceiling needs a GPU that torch can use: here is none (device='cpu' rehearses)"
+        )
 
 
 def _peak(torch: ModuleType, device: Any) -> int:

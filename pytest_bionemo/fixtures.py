@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_bionemo.probes.machine import Machine
 
 MACHINE: pytest.StashKey[Machine] = pytest.StashKey()
+ENVIRONMENT: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+"""The variables when the tests had been collected: no test that changes one has a say in what others see."""
 _FAMILY: pytest.StashKey[Family] = pytest.StashKey()
 
 
@@ -30,7 +31,7 @@ def machine_of(config: pytest.Config) -> Machine:
     from pytest_bionemo.probes.machine import Machine
 
     if MACHINE not in config.stash:
-        config.stash[MACHINE] = Machine(options.read(config).timeout)
+        config.stash[MACHINE] = Machine(options.read(config).timeout, config.stash.get(ENVIRONMENT, None))
     return config.stash[MACHINE]
 
 
@@ -44,9 +45,8 @@ def family_of(config: pytest.Config) -> Family:
         # In a process of pytest-xdist each is imported when it is asked for: another one asks for the others. And a
         # suite of somebody asks for what it needs.
         ahead = is_validated and not hasattr(config, "workerinput")
-        variables = {**os.environ, **machine_of(config).variables}
         timeout = options.read(config).timeout
-        config.stash[_FAMILY] = Family(timeout, variables, ahead=ahead, trials=is_validated)
+        config.stash[_FAMILY] = Family(timeout, machine_of(config).environment, ahead=ahead, trials=is_validated)
         config.add_cleanup(config.stash[_FAMILY].close)
     return config.stash[_FAMILY]
 

@@ -41,6 +41,7 @@ _LONGEST_PAUSE_S = 0.02
 # Before the deadline a child that still runs writes down where it is.
 _TELLING_S = 0.3
 _SHOWN = 1 << 16
+_NOT_MET = "NotMet"
 
 Part = tuple[str, "str | None", "list[str] | None"]
 """A module or one of the packages around it: its name, its file, and the folders of its modules."""
@@ -137,6 +138,10 @@ def _outcome(outcome: tuple[str, str] | None) -> BaseException | None:
     if outcome is None:
         return None
     kind, reason = outcome
+    if kind == _NOT_MET:
+        from pytest_bionemo.unmet import NotMet
+
+        return NotMet(reason, pytrace=False)
     found: BaseException = getattr(import_module("pytest"), kind).Exception(reason)
     return found
 
@@ -314,6 +319,9 @@ def _failure(error: BaseException) -> dict[str, Any]:
 def _pytest_outcome(error: BaseException) -> tuple[str, str] | None:
     # Where the function has not imported pytest, it has not called it. What xfail raises is what fail raises, too.
     pytest: Any = sys.modules.get("pytest")
+    unmet: Any = sys.modules.get("pytest_bionemo.unmet")
+    if unmet and isinstance(error, unmet.NotMet):
+        return _NOT_MET, str(error.msg)
     for kind in ("skip", "xfail", "fail") if pytest else ():
         if isinstance(error, getattr(pytest, kind).Exception):
             return kind, str(getattr(error, "msg", error))

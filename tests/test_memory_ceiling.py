@@ -186,6 +186,7 @@ def test_without_torch(memory_ceiling):
             pass
     assert "torch" not in sys.modules
 
+@pytest.mark.xfail(reason="of the user")
 def test_without_a_gpu(memory_ceiling):
     import torch
     with memory_ceiling("1 MiB"):
@@ -196,6 +197,7 @@ def use(ceiling):
     with ceiling("1 MiB"):
         raise AssertionError("it is not entered")
 
+@pytest.mark.xfail(reason="of the user")
 def test_in_a_worker(memory_ceiling, run_in_worker):
     run_in_worker(use, memory_ceiling)
 """
@@ -209,7 +211,7 @@ def test_without_a_gpu_it_skips_or_fails(rig: Rig, strict: bool) -> None:
     run = rig.pytest("-rsf", "-p", "no:cacheprovider", *["--bionemo-strict"] * strict)
     assert ("2 failed, 1 passed" if strict else "1 passed, 2 skipped") in run.stdout, run.stdout
     reason = "memory_ceiling needs a GPU that torch can use: here is none (device='cpu' rehearses)"
-    assert run.stdout.count(reason) >= 2 if strict else f"test_theirs.py:14: {reason}" in run.stdout
+    assert run.stdout.count(reason) >= 2 if strict else f"test_theirs.py:12: {reason}" in run.stdout
 
 
 REHEARSAL = """

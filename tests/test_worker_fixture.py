@@ -444,7 +444,7 @@ def test_without_a_gpu_the_test_is_skipped_or_fails(
     rig.node = node
     if visible:
         rig.variables["CUDA_VISIBLE_DEVICES"] = visible
-    rig.write("test_theirs.py", "def test_theirs(freest_gpu): pass")
+    rig.write("test_theirs.py", "import pytest\n@pytest.mark.xfail\ndef test_theirs(freest_gpu): pass\n")
     rig.variables["COLUMNS"] = "200"
     run = rig.pytest("-rs", "-p", "no:cacheprovider")
     assert run.returncode == 0

@@ -99,7 +99,9 @@ def run_in_worker(request: pytest.FixtureRequest) -> Callable[..., Any]:
     ``loss = run_in_worker(train, 5, timeout=60, device=freest_gpu)`` calls ``train(5)`` there and gives what it
     returns; what it raises is raised here, ``pytest.skip`` too, with the traceback of the child as its cause. A
     child that exits, crashes, is killed or misses the deadline is a ``WorkloadFailed`` (of ``pytest_bionemo``) of
-    one line, and with it ends all that it has started. What it prints is shown as what the test prints.
+    one line. With the child, also when it returns, ends all that it has started in its process group; what makes a
+    group of its own (``start_new_session=True``) is the function's to end. What it prints is shown as what the test
+    prints.
 
     ``timeout`` is in seconds from the start of the process, its imports included (default: --bionemo-timeout).
     ``device`` is what the function sees: a Gpu of ``gpu_env.gpus``, the UUID of one or of a MIG slice, "cpu" for no
@@ -107,7 +109,7 @@ def run_in_worker(request: pytest.FixtureRequest) -> Callable[..., Any]:
     its place.
 
     The function stands at the top of a module, which the child imports anew: no lambda, nothing defined inside a
-    function. Arguments and result are pickled; a tensor of a GPU is refused, since reading it would open a CUDA
+    function. It sees the options of this interpreter and this ``sys.argv``. Arguments and result are pickled; a tensor of a GPU is refused, since reading it would open a CUDA
     context here. Assertions in the child are Python's own: give them a message.
     """
     from pytest_bionemo import isolation, options

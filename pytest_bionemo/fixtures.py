@@ -109,8 +109,9 @@ def run_in_worker(request: pytest.FixtureRequest) -> Callable[..., Any]:
     its place.
 
     The function stands at the top of a module, which the child imports anew: no lambda, nothing defined inside a
-    function. It sees the options of this interpreter and this ``sys.argv``. Arguments and result are pickled; a tensor of a GPU is refused, since reading it would open a CUDA
-    context here. Assertions in the child are Python's own: give them a message.
+    function. It sees this ``sys.argv``, and the options of this interpreter hold. Arguments and result are pickled; a
+    tensor of a GPU is refused, since reading it would open a CUDA context here. Assertions in the child are Python's
+    own: give them a message.
     """
     from pytest_bionemo import isolation, options
     from pytest_bionemo.choosing import device_for
@@ -164,7 +165,7 @@ def memory_ceiling(request: pytest.FixtureRequest) -> MemoryCeiling:
     ``device`` is as torch names it, unless given the current CUDA device. Torch has to be imported before; CUDA is
     not started here. Where torch can use no GPU the test is skipped, with ``--bionemo-strict`` it fails.
     ``device="cpu"``, which ``--bionemo-device cpu`` makes the default, is a rehearsal: it counts the storages of all
-    tensors that operators return in the block, and says nothing of a GPU.
+    tensors that operators return in the block, in its own thread alone, and says nothing of a GPU.
 
     ``run_in_worker(train, memory_ceiling)`` hands it to a function in a process of its own.
     """

@@ -2,7 +2,7 @@
 
 The function is found by its name, so that the child imports its module anew and shares nothing with pytest's
 process. What goes to and fro are files without a name, which no library that prints can spoil and which are gone
-with the last process that holds them, however that ends. What the child has started in its process group ends with it.
+with the last process that holds them, however that ends. With the child ends its process group.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from importlib import import_module, util
 from numbers import Real
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from pytest_bionemo.probes.child import describe_death, die_with
 from pytest_bionemo.worker import Device, Trouble, WorkloadFailed, classify, settle
@@ -252,7 +252,7 @@ def _tail(file: IO[bytes]) -> bytes:
     return file.read()
 
 
-def _show(file: IO[bytes], stream: IO[str]) -> None:
+def _show(file: IO[bytes], stream: TextIO) -> None:
     """What the child wrote there is written here: pytest captures it as what the test itself prints."""
     tail = _tail(file)
     if left_out := file.tell() - len(tail):
@@ -445,18 +445,25 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """Pickle would call an exception's own __init__ with what that has handed on: see _rebuilt."""
         kind = type(value)
-        is_plain = isinstance(value, BaseException) and kind.__reduce_ex__ is object.__reduce_ex__
-        if not is_plain or isinstance(kind.__reduce__, FunctionType) or not isinstance(kind.__init__, FunctionType):
+        if not isinstance(value, BaseException) or not _is_own(kind.__init__):
             return NotImplemented
-        _, args, *state = value.__reduce__()
+        if _is_own(kind.__reduce__) or _is_own(kind.__reduce_ex__):
+            return NotImplemented
+        reduced: Any = value.__reduce__()
+        _, args, *state = reduced
         return (_rebuilt, (kind, args), *state)
+
+
+def _is_own(method: object) -> bool:
+    """Whether it is written in Python: no exception that is built in has such a one."""
+    return isinstance(method, FunctionType)
 
 
 def _rebuilt(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     """The exception without its own __init__: with that of the built-in one which it is derived from."""
     error = kind.__new__(kind, *args)
     inits = (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base))
-    next(init for init in inits if not isinstance(init, FunctionType))(error, *args)
+    next(init for init in inits if not _is_own(init))(error, *args)
     return error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_bionemo.compute import ComputeDevice, devices_of
-from pytest_bionemo.model import Gpu, GpuEnv, MigDevice
+from pytest_bionemo.model import Gpu, GpuEnv, MigDevice, count
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import nvml, visible
 from pytest_bionemo.probes.child import Child
@@ -72,6 +72,9 @@ def _why_none(machine: Machine) -> str:
     seen = visible.read(env.gpus, machine.variables)
     if env.gpus and seen.problem:
         return f"{visible.VARIABLE}={seen.value}: {seen.problem}"
+    if env.gpus and not seen.exact:
+        leaves = f"{visible.VARIABLE}={seen.value} leaves {len(seen.uuids)} of {count(len(env.gpus), 'GPU')}"
+        return f"{leaves}, and which is left only CUDA knows: set {visible.ORDER}=PCI_BUS_ID"
     return _described(env)
 
 

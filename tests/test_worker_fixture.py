@@ -440,18 +440,21 @@ def busy(node: Node, *free: int) -> Node:
 
 @pytest.mark.parametrize(
     ("visible", "free", "index"),
-    [("", (5, 2), 5), ("0,2,3", (5, 2), 2), ("{3}", (5, 2), 3)],
-    ids=["all", "by index", "by UUID"],
+    [("", (5, 2), 5), ("0,2,3", (5, 2), 2), ("{3}", (5, 2), 3), ("1,0,2,3,4,5,6,7", (5, 2), 5)],
+    ids=["all", "by index", "by UUID", "all by index"],
 )
 def test_the_freest_gpu_is_one_of_those_that_are_visible(
     rig: Rig, visible: str, free: tuple[int, ...], index: int
 ) -> None:
     rig.node = busy(H100x8, *free)
     uuids = [gpu.uuid for gpu in H100x8.gpus]
+    is_all = visible.count(",") in (0, 7) and "{" not in visible
     if visible:
-        rig.variables |= {"CUDA_VISIBLE_DEVICES": visible.format(*uuids), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        rig.variables["CUDA_VISIBLE_DEVICES"] = visible.format(*uuids)
+    if visible and not is_all:
+        rig.variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     tests = CHOICES.format(index=index, label=uuids[index], hidden=uuids[7])
-    rig.write("test_theirs.py", tests if visible else tests.partition("def test_another")[0])
+    rig.write("test_theirs.py", tests.partition("def test_another")[0] if is_all else tests)
     run = rig.pytest("-q", "-p", "no:cacheprovider", "-W", "error")
     assert run.returncode == 0, run.stdout
     if not visible:
@@ -484,9 +487,11 @@ def test_of_a_gpu_in_mig_mode_a_worker_gets_a_slice(rig: Rig) -> None:
         (None, None, "needs a GPU: no NVIDIA driver answers (NVML Shared Library Not Found)"),
         (Node(), None, "needs a GPU: here is no GPU, driver 580.95.05"),
         (H100x8, "-1", "needs a GPU: CUDA_VISIBLE_DEVICES=-1: -1 hides every GPU"),
+        (H100x8, "2", "needs a GPU: CUDA_VISIBLE_DEVICES=2 leaves 1 of 8 GPUs, and which is left only CUDA knows: "
+                      "set CUDA_DEVICE_ORDER=PCI_BUS_ID"),
     ],
-    ids=["no driver", "no GPU", "hidden"],
-)
+    ids=["no driver", "no GPU", "hidden", "by index"],
+)  # fmt: skip
 def test_without_a_gpu_the_test_is_skipped_or_fails(
     rig: Rig, node: Node | None, visible: str | None, reason: str
 ) -> None:

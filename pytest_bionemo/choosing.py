@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_bionemo.compute import ComputeDevice, devices_of
+from pytest_bionemo.compute import ComputeDevice, devices_of, devices_on
 from pytest_bionemo.model import Gpu, GpuEnv, MigDevice, count
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import nvml, visible
@@ -64,6 +64,11 @@ def _label(choice: object) -> str:
 
 
 def _visible(machine: Machine, options: Options) -> tuple[ComputeDevice, ...]:
+    env = machine.gpu_env
+    seen = visible.read(env.gpus, machine.variables)
+    if not seen.exact and len(seen.uuids) == len(env.gpus):
+        # All of them, in whatever order: nobody has to know it.
+        return tuple(device for gpu in env.gpus for device in devices_on(gpu))
     return devices_of(machine, options._replace(device="cuda"))
 
 

@@ -790,8 +790,7 @@ def test_a_beginning_of_two_uuids_is_ambiguous() -> None:
 def test_gpus_without_a_uuid_are_still_counted() -> None:
     silent = (Gpu(0), Gpu(1, B))
     assert visible.read(silent, {}).uuids == ("", B)
-    both = visible.read(silent, {"CUDA_VISIBLE_DEVICES": "0,1"})
-    assert (both.uuids, visible.holders(both, silent)) == (("0", B), silent)
+    assert visible.read(silent, {"CUDA_VISIBLE_DEVICES": "0,1"}).uuids == ("0", B)
     assert visible.read(silent, {"CUDA_VISIBLE_DEVICES": "GPU-b"}).uuids == (B,)
     assert visible.read((), {"CUDA_VISIBLE_DEVICES": "0"}).problem == "there is no GPU 0 (there is none at all)"
 
@@ -805,8 +804,6 @@ def test_gpus_without_a_uuid_are_still_counted() -> None:
         ("0,1", "FASTEST_FIRST", False),
         ("0,1", "PCI_BUS_ID", True),
         (" 1", None, False),
-        ("0,1,2", None, False),
-        ("3,1,0,2", None, True),
         ("0,9", None, False),
         (A, None, True),
         ("GPU-e", None, True),

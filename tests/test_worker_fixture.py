@@ -455,7 +455,7 @@ def test_the_freest_gpu_is_one_of_those_that_are_visible(
         rig.variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     tests = CHOICES.format(index=index, label=uuids[index], hidden=uuids[7])
     rig.write("test_theirs.py", tests.partition("def test_another")[0] if is_all else tests)
-    run = rig.pytest("-q", "-p", "no:cacheprovider", "-W", "error")
+    run = rig.pytest("-q", "-p", "no:cacheprovider", "-W", "error", "--bionemo-strict")
     assert run.returncode == 0, run.stdout
     if not visible:
         # One that does not answer is no choice, however free it was.

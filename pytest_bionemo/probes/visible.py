@@ -30,7 +30,7 @@ class Visible:
 
     ``uuids`` are the devices that stay visible, in order (GPUs, or MIG slices where named); ``value`` is the
     variable, None if it is not set; ``problem`` is the first thing wrong with it. ``exact`` is false where the
-    variable counts some of the devices in an order that only CUDA knows: then ``uuids`` is right in number alone.
+    variable counts devices in an order that only CUDA knows: then ``uuids`` is right in number alone.
     """
 
     value: str | None
@@ -57,8 +57,7 @@ def read(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> Visible:
         if uuid is None:
             return Visible(value, tuple(seen), problem, _is_exact(value, environment))
         seen.append(uuid)
-    is_exact = len(seen) == len(gpus) or _is_exact(value, environment)  # all of them, in whatever order
-    return Visible(value, tuple(seen), None, is_exact)
+    return Visible(value, tuple(seen), None, _is_exact(value, environment))
 
 
 def holders(seen: Visible, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
@@ -66,7 +65,7 @@ def holders(seen: Visible, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     if not seen.exact:
         return tuple(gpus)
     named = set(seen.uuids)
-    return tuple(gpu for gpu in gpus if _name(gpu) in named or any(mig.uuid in named for mig in gpu.mig_devices))
+    return tuple(gpu for gpu in gpus if gpu.uuid in named or any(mig.uuid in named for mig in gpu.mig_devices))
 
 
 def bare(uuid: str) -> str:
@@ -97,7 +96,7 @@ def _resolve(entry: str, gpus: Sequence[Gpu]) -> tuple[str | None, str]:
     if _INDEX.fullmatch(entry):
         index = int(entry)
         if 0 <= index < len(gpus):
-            return _name(gpus[index]), ""
+            return gpus[index].uuid or str(index), ""
         return None, f"there is no GPU {entry} ({_indices(gpus)})"
     candidates = [gpu.uuid for gpu in gpus if gpu.uuid]
     if entry.startswith("MIG-"):
@@ -114,10 +113,6 @@ def _resolve(entry: str, gpus: Sequence[Gpu]) -> tuple[str | None, str]:
     if matches:
         return None, f"{entry} is the beginning of {len(matches)} devices' UUIDs"
     return None, f"no device has the UUID {entry}"
-
-
-def _name(gpu: Gpu) -> str:
-    return gpu.uuid or str(gpu.index)
 
 
 def _form(entry: str) -> str:

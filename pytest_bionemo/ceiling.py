@@ -11,6 +11,8 @@ from numbers import Real
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
+from pytest_bionemo.model import count
+
 _UNITS = {
     "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
@@ -95,20 +97,29 @@ class _Block:
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
         __tracebackhide__ = True
-        torch: Any = sys.modules["torch"]
-        on_cpu = self._storages is not None
-        name = "cpu" if on_cpu else _name(torch, self._device)
-        peak = self._storages.peak_bytes if on_cpu else max(self._seen, _peak(torch, self._device))
         self._stack.close()
+        try:
+            name, peak = self._measured()
+        except Exception:
+            if kind is None:
+                raise
+            return  # what went wrong in the block comes first: after it CUDA may answer nothing any more
         self.peak_bytes = peak
         if kind is not None:
-            return  # what went wrong in the block comes first
+            return
         if peak == 0:
             raise AssertionError(f"nothing was allocated on {name} in the block: its ceiling proves nothing")
         if peak > self.ceiling_bytes:
             raise AssertionError(
                 f"{text_of(peak)} were allocated at most on {name}, the ceiling is {text_of(self.ceiling_bytes)}"
             )
+
+    def _measured(self) -> tuple[str, int]:
+        """The device as people know it, and what was allocated on it at most."""
+        if self._storages is not None:
+            return "cpu", self._storages.peak_bytes
+        torch = sys.modules["torch"]
+        return _name(torch, self._device), max(self._seen, _peak(torch, self._device))
 
     def _checked(self, torch: ModuleType) -> Any:
         """The device that was asked for, None for the current CUDA device."""
@@ -131,6 +142,10 @@ class _Block:
         self._stack.enter_context(watched_by(self._storages))
 
     def _start_again(self, torch: ModuleType) -> None:
+        number = torch.cuda.device_count()
+        if self._device is not None and (torch.device(self._device).index or 0) >= number:
+            here = count(number, "GPU")
+            raise ValueError(f"memory_ceiling: device={self._device!r}: torch sees {here}, counted from cuda:0.")
         # Where CUDA is not in use yet, the count begins with it: it is not started here.
         if torch.cuda.is_initialized():
             for block in _open:
@@ -141,12 +156,11 @@ class _Block:
 
     def _give_up(self) -> NoReturn:
         __tracebackhide__ = True
-        import pytest
+        from pytest_bionemo import unmet
 
-        reason = "memory_ceiling needs a GPU that torch can use: here is none (device='cpu' rehearses)"
-        if self._strict:
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        unmet.end(
+            self._strict, "memory_ceiling needs a GPU that torch can use: here is none (device='cpu' rehearses)"
+        )
 
 
 def _peak(torch: ModuleType, device: Any) -> int:

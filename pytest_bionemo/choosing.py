@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_bionemo.compute import ComputeDevice, devices_of
-from pytest_bionemo.model import Gpu, GpuEnv, MigDevice
+from pytest_bionemo.compute import ComputeDevice, devices_of, devices_on
+from pytest_bionemo.model import Gpu, GpuEnv, MigDevice, count
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import nvml, visible
 from pytest_bionemo.probes.child import Child
@@ -64,6 +64,11 @@ def _label(choice: object) -> str:
 
 
 def _visible(machine: Machine, options: Options) -> tuple[ComputeDevice, ...]:
+    env = machine.gpu_env
+    seen = visible.read(env.gpus, machine.variables)
+    if not seen.exact and len(seen.uuids) == len(env.gpus):
+        # All of them, in whatever order: nobody has to know it.
+        return tuple(device for gpu in env.gpus for device in devices_on(gpu))
     return devices_of(machine, options._replace(device="cuda"))
 
 
@@ -72,6 +77,9 @@ def _why_none(machine: Machine) -> str:
     seen = visible.read(env.gpus, machine.variables)
     if env.gpus and seen.problem:
         return f"{visible.VARIABLE}={seen.value}: {seen.problem}"
+    if env.gpus and not seen.exact:
+        leaves = f"{visible.VARIABLE}={seen.value} leaves {len(seen.uuids)} of {count(len(env.gpus), 'GPU')}"
+        return f"{leaves}, and which is left only CUDA knows: set {visible.ORDER}=PCI_BUS_ID"
     return _described(env)
 
 

@@ -56,7 +56,7 @@ def devices_of(machine: Machine, options: Options) -> tuple[ComputeDevice, ...]:
     env = machine.gpu_env
     seen = visible.read(env.gpus, machine.variables)
     if seen.value is None:
-        return tuple(device for gpu in env.gpus for device in _devices_on(gpu))
+        return tuple(device for gpu in env.gpus for device in devices_on(gpu))
     named = seen.uuids if seen.exact else _uuids_in_torch(machine.torch_build)
     return tuple(dict.fromkeys(device for uuid in named for device in _devices_called(uuid, env)))
 
@@ -67,7 +67,7 @@ def _uuids_in_torch(torch: TorchBuild) -> tuple[str, ...]:
 
 def _devices_called(uuid: str, env: GpuEnv) -> list[ComputeDevice]:
     """The GPU of this UUID, with its slices instead of itself in MIG mode; or the slice."""
-    found = [device for gpu in env.gpus for device in _devices_on(gpu)]
+    found = [device for gpu in env.gpus for device in devices_on(gpu)]
     bare = visible.bare(uuid)
     slices = [device for device in found if device.mig and visible.bare(device.mig.uuid) == bare]
     return slices or [
@@ -75,7 +75,8 @@ def _devices_called(uuid: str, env: GpuEnv) -> list[ComputeDevice]:
     ]
 
 
-def _devices_on(gpu: Gpu) -> list[ComputeDevice]:
+def devices_on(gpu: Gpu) -> list[ComputeDevice]:
+    """The GPU itself, or its slices in MIG mode."""
     name = f"gpu{gpu.index}"
     slices = enumerate(gpu.mig_devices if gpu.mig_enabled else ())
     return [ComputeDevice(f"{name}-mig{index}", mig.uuid, gpu, mig) for index, mig in slices] or [

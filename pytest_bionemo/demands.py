@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from packaging.markers import UndefinedEnvironmentName
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 
 from pytest_bionemo.facts import precision, versions
@@ -204,7 +204,7 @@ def _requirement(text: str) -> str | None:
     try:
         found = Requirement(text)
         is_wanted = found.marker is None or found.marker.evaluate()
-    except (InvalidRequirement, UndefinedEnvironmentName):
+    except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
         raise _wrong("packages", text, takes) from None
     if found.url or found.extras:
         raise _wrong("packages", text, takes)

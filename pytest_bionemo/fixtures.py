@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_bionemo.probes.machine import Machine
 
 MACHINE: pytest.StashKey[Machine] = pytest.StashKey()
+ENVIRONMENT: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+"""The variables when the tests had been collected: no test that changes one has a say in what others see."""
 _FAMILY: pytest.StashKey[Family] = pytest.StashKey()
 
 
@@ -30,7 +31,7 @@ def machine_of(config: pytest.Config) -> Machine:
     from pytest_bionemo.probes.machine import Machine
 
     if MACHINE not in config.stash:
-        config.stash[MACHINE] = Machine(options.read(config).timeout)
+        config.stash[MACHINE] = Machine(options.read(config).timeout, config.stash.get(ENVIRONMENT, None))
     return config.stash[MACHINE]
 
 
@@ -44,9 +45,8 @@ def family_of(config: pytest.Config) -> Family:
         # In a process of pytest-xdist each is imported when it is asked for: another one asks for the others. And a
         # suite of somebody asks for what it needs.
         ahead = is_validated and not hasattr(config, "workerinput")
-        variables = {**os.environ, **machine_of(config).variables}
         timeout = options.read(config).timeout
-        config.stash[_FAMILY] = Family(timeout, variables, ahead=ahead, trials=is_validated)
+        config.stash[_FAMILY] = Family(timeout, machine_of(config).environment, ahead=ahead, trials=is_validated)
         config.add_cleanup(config.stash[_FAMILY].close)
     return config.stash[_FAMILY]
 
@@ -99,7 +99,9 @@ def run_in_worker(request: pytest.FixtureRequest) -> Callable[..., Any]:
     ``loss = run_in_worker(train, 5, timeout=60, device=freest_gpu)`` calls ``train(5)`` there and gives what it
     returns; what it raises is raised here, ``pytest.skip`` too, with the traceback of the child as its cause. A
     child that exits, crashes, is killed or misses the deadline is a ``WorkloadFailed`` (of ``pytest_bionemo``) of
-    one line, and with it ends all that it has started. What it prints is shown as what the test prints.
+    one line. With the child, also when it returns, ends all that it has started in its process group; what makes a
+    group of its own (``start_new_session=True``) is the function's to end. What it prints is shown as what the test
+    prints.
 
     ``timeout`` is in seconds from the start of the process, its imports included (default: --bionemo-timeout).
     ``device`` is what the function sees: a Gpu of ``gpu_env.gpus``, the UUID of one or of a MIG slice, "cpu" for no
@@ -107,8 +109,9 @@ def run_in_worker(request: pytest.FixtureRequest) -> Callable[..., Any]:
     its place.
 
     The function stands at the top of a module, which the child imports anew: no lambda, nothing defined inside a
-    function. Arguments and result are pickled; a tensor of a GPU is refused, since reading it would open a CUDA
-    context here. Assertions in the child are Python's own: give them a message.
+    function. It sees this ``sys.argv``, and the options of this interpreter hold. Arguments and result are pickled; a
+    tensor of a GPU is refused, since reading it would open a CUDA context here. Assertions in the child are Python's
+    own: give them a message.
     """
     from pytest_bionemo import isolation, options
     from pytest_bionemo.choosing import device_for
@@ -162,7 +165,7 @@ def memory_ceiling(request: pytest.FixtureRequest) -> MemoryCeiling:
     ``device`` is as torch names it, unless given the current CUDA device. Torch has to be imported before; CUDA is
     not started here. Where torch can use no GPU the test is skipped, with ``--bionemo-strict`` it fails.
     ``device="cpu"``, which ``--bionemo-device cpu`` makes the default, is a rehearsal: it counts the storages of all
-    tensors that operators return in the block, and says nothing of a GPU.
+    tensors that operators return in the block, in its own thread alone, and says nothing of a GPU.
 
     ``run_in_worker(train, memory_ceiling)`` hands it to a function in a process of its own.
     """

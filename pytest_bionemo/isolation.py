@@ -2,7 +2,7 @@
 
 The function is found by its name, so that the child imports its module anew and shares nothing with pytest's
 process. What goes to and fro are files without a name, which no library that prints can spoil and which are gone
-with the last process that holds them, however that ends. What the child has started ends with it.
+with the last process that holds them, however that ends. With the child ends its process group.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from contextlib import ExitStack, suppress
 from importlib import import_module, util
 from numbers import Real
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from types import FunctionType, ModuleType
+from typing import IO, Any, TextIO
 
 from pytest_bionemo.probes.child import describe_death, die_with
 from pytest_bionemo.worker import Device, Trouble, WorkloadFailed, classify, settle
 
 # The label is there to be read in a list of processes.
 _START = (
-    "import sys; parent, label, request, answer, deadline, *sys.path[:] = sys.argv[1:]; "
-    "from pytest_bionemo.isolation import serve; serve(int(parent), int(request), int(answer), float(deadline))"
+    "import sys; parent, label, request, answer, alive, deadline, *sys.path[:] = sys.argv[1:]; "
+    "from pytest_bionemo.isolation import serve; "
+    "serve(int(parent), int(request), int(answer), int(alive), float(deadline))"
 )
 _MARK = b"pytest-bionemo:"
 _LONGEST_TIMEOUT_S = 24 * 60 * 60
@@ -41,6 +42,7 @@ _LONGEST_PAUSE_S = 0.02
 # Before the deadline a child that still runs writes down where it is.
 _TELLING_S = 0.3
 _SHOWN = 1 << 16
+_NOT_MET = "NotMet"
 
 Part = tuple[str, "str | None", "list[str] | None"]
 """A module or one of the packages around it: its name, its file, and the folders of its modules."""
@@ -71,11 +73,12 @@ def run(
     request = {
         "chain": _chain(function),
         "name": function.__qualname__,
+        "argv": sys.argv,
         "arguments": _sent((tuple(arguments), dict(keywords)), f"the arguments of {function.__qualname__}"),
     }
     answer = _Process(function.__qualname__, _checked(timeout), device).answer(pickle.dumps(request))
     if "result" in answer:
-        return pickle.loads(answer["result"])  # noqa: S301 - what this very test has computed
+        return _built(answer["result"], f"what {function.__qualname__} returned")
     error = _outcome(answer["outcome"]) or _loaded(answer["exception"])
     if error is None:
         text, trouble = answer["text"], Trouble(answer["trouble"])
@@ -137,12 +140,16 @@ def _outcome(outcome: tuple[str, str] | None) -> BaseException | None:
     if outcome is None:
         return None
     kind, reason = outcome
+    if kind == _NOT_MET:
+        from pytest_bionemo.unmet import NotMet
+
+        return NotMet(reason, pytrace=False)
     found: BaseException = getattr(import_module("pytest"), kind).Exception(reason)
     return found
 
 
 def _loaded(pickled: bytes | None) -> BaseException | None:
-    """The exception; None where it cannot be built again, as some with arguments of their own."""
+    """The exception; None where its class is not to be found here."""
     with suppress(Exception):
         error = pickle.loads(pickled) if pickled else None  # noqa: S301 - of this very test
         return error if isinstance(error, BaseException) else None
@@ -165,7 +172,10 @@ class _Process:
             asked.write(request)
             asked.seek(0)
             deadline = time.monotonic() + self._timeout
-            process = self._start(asked, answer, out, err, deadline)
+            alive, held = map(io.FileIO, os.pipe(), "rw")  # held by this process alone, until it ends
+            stack.enter_context(alive)
+            stack.enter_context(held)
+            process = self._start((asked, answer, alive), out, err, deadline)
             try:
                 in_time = _ends(process, deadline)
             finally:
@@ -183,18 +193,18 @@ class _Process:
             return found
 
     def _start(
-        self, asked: IO[bytes], answer: IO[bytes], out: IO[bytes], err: IO[bytes], deadline: float
+        self, files: Sequence[IO[bytes] | io.FileIO], out: IO[bytes], err: IO[bytes], deadline: float
     ) -> subprocess.Popen[bytes]:
         __tracebackhide__ = True
-        files = [str(file.fileno()) for file in (asked, answer)]
+        numbers = [file.fileno() for file in files]
         try:
             return subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", _START, str(os.getpid()), self._device.label, *files,
-                 str(deadline), *map(str, sys.path)],
+                [sys.executable, *_interpreter_options(), "-X", "faulthandler", "-c", _START, str(os.getpid()),
+                 self._device.label, *map(str, numbers), str(deadline), *map(str, sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                pass_fds=(asked.fileno(), answer.fileno()),
+                pass_fds=numbers,
                 env={**os.environ, **self._device.variables},
                 start_new_session=True,
             )  # fmt: skip
@@ -204,6 +214,12 @@ class _Process:
 
     def _failure(self, trouble: Trouble, text: str) -> WorkloadFailed:
         return WorkloadFailed(self._name, self._device.label, trouble, text)
+
+
+def _interpreter_options() -> list[str]:
+    """Those that this process was started with: -O, -W error, -X dev; as multiprocessing hands them on."""
+    found: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return found
 
 
 def _ends(process: subprocess.Popen[bytes], deadline: float) -> bool:
@@ -222,7 +238,7 @@ def _ends(process: subprocess.Popen[bytes], deadline: float) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the child and all that it has started."""
+    """End the child and its process group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     # A process stuck inside a dead driver cannot be reaped: give up on it rather than hang with it.
@@ -236,12 +252,13 @@ def _tail(file: IO[bytes]) -> bytes:
     return file.read()
 
 
-def _show(file: IO[bytes], stream: IO[str]) -> None:
+def _show(file: IO[bytes], stream: TextIO) -> None:
     """What the child wrote there is written here: pytest captures it as what the test itself prints."""
     tail = _tail(file)
     if left_out := file.tell() - len(tail):
         stream.write(f"({left_out} bytes before this are left out)\n")
-    stream.write(tail.decode(errors="replace"))
+    encoding = stream.encoding or "utf-8"
+    stream.write(tail.decode(errors="replace").encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _describe_end(status: int | None, stderr: bytes) -> str:
@@ -262,9 +279,10 @@ def _where_it_hung(stderr: bytes) -> str:
 # ------------------------------------------------------------------------------------------- in the child
 
 
-def serve(parent: int, request: int, answer: int, deadline: float) -> None:
+def serve(parent: int, request: int, answer: int, alive: int, deadline: float) -> None:
     """Run in the child: call the function, write down what came of it, and leave at once."""
     die_with(parent)
+    _end_group_after(alive)
     for descriptor in (request, answer):
         os.set_inheritable(descriptor, False)
     faulthandler.dump_traceback_later(max(0.01, deadline - time.monotonic() - _TELLING_S))
@@ -281,12 +299,28 @@ def serve(parent: int, request: int, answer: int, deadline: float) -> None:
     os._exit(0)
 
 
-def _answer(chain: Sequence[Part], name: str, arguments: bytes) -> dict[str, Any]:
+def _end_group_after(alive: int) -> None:
+    """Leave somebody who kills this process group as soon as nobody holds the other end of the pipe ``alive``.
+
+    So what the function has started ends with a run that is killed, too: the kernel ends this process alone.
+    """
+    if between := os.fork():
+        os.close(alive)
+        os.waitpid(between, 0)
+    elif os.fork():  # a grandchild is none that the function could come to wait for
+        os._exit(0)
+    else:
+        os.read(alive, 1)
+        os.killpg(0, signal.SIGKILL)
+
+
+def _answer(chain: Sequence[Part], name: str, argv: Sequence[str], arguments: bytes) -> dict[str, Any]:
+    sys.argv[:] = argv
     try:
         function: Any = _import(chain)
         for part in name.split("."):
             function = getattr(function, part)
-        positional, keywords = pickle.loads(arguments)  # noqa: S301 - of this very test
+        positional, keywords = _built(arguments, f"the arguments of {name}")
         result = function(*positional, **keywords)
         settle()
         return {"result": _sent(result, f"what {name} returned")}
@@ -314,6 +348,9 @@ def _failure(error: BaseException) -> dict[str, Any]:
 def _pytest_outcome(error: BaseException) -> tuple[str, str] | None:
     # Where the function has not imported pytest, it has not called it. What xfail raises is what fail raises, too.
     pytest: Any = sys.modules.get("pytest")
+    unmet: Any = sys.modules.get("pytest_bionemo.unmet")
+    if unmet and isinstance(error, unmet.NotMet):
+        return _NOT_MET, str(error.msg)
     for kind in ("skip", "xfail", "fail") if pytest else ():
         if isinstance(error, getattr(pytest, kind).Exception):
             return kind, str(getattr(error, "msg", error))
@@ -327,8 +364,17 @@ def _exception(error: BaseException) -> bytes | None:
     if ends_the_run or not isinstance(error, Exception):
         return None
     with suppress(Exception):
-        return _sent(error, "the exception")
+        sent = _sent(error, "the exception")
+        # One that the other process would build as another says less than the line that tells of it.
+        if _told(pickle.loads(sent)) == _told(error):  # noqa: S301 - our own words
+            return sent
     return None
+
+
+def _told(error: BaseException) -> tuple[type, str, list[Any]]:
+    """What an exception says, and each of its group."""
+    parts = getattr(error, "exceptions", ())
+    return type(error), str(error), [_told(one) for one in parts if isinstance(one, BaseException)]
 
 
 def _traceback(error: BaseException) -> str:
@@ -396,6 +442,30 @@ class _Pickler(pickle.Pickler):
         if torch is not None and isinstance(value, torch.Tensor) and value.device.type not in ("cpu", "meta"):
             raise TypeError(f"it holds a tensor on {value.device}; use a plain number, or tensor.cpu()")
 
+    def reducer_override(self, value: Any) -> Any:
+        """Pickle would call an exception's own __init__ with what that has handed on: see _rebuilt."""
+        kind = type(value)
+        if not isinstance(value, BaseException) or not _is_own(kind.__init__):
+            return NotImplemented
+        if _is_own(kind.__reduce__) or _is_own(kind.__reduce_ex__):
+            return NotImplemented
+        reduced: Any = value.__reduce__()
+        _, args, *state = reduced
+        return (_rebuilt, (kind, args), *state)
+
+
+def _is_own(method: object) -> bool:
+    """Whether it is written in Python: no exception that is built in has such a one."""
+    return isinstance(method, FunctionType)
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """The exception without its own __init__: with that of the built-in one which it is derived from."""
+    error = kind.__new__(kind, *args)
+    inits = (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base))
+    next(init for init in inits if not _is_own(init))(error, *args)
+    return error
+
 
 def _sent(value: Any, what: str) -> bytes:
     __tracebackhide__ = True
@@ -406,3 +476,12 @@ def _sent(value: Any, what: str) -> bytes:
         text = f"run_in_worker: {what} cannot be sent to another process: {error}"
         raise TypeError(text) from None
     return file.getvalue()
+
+
+def _built(pickled: bytes, what: str) -> Any:
+    __tracebackhide__ = True
+    try:
+        return pickle.loads(pickled)  # noqa: S301 - of this very test
+    except Exception as error:
+        text = f"run_in_worker: {what} cannot be built again from its pickle: {type(error).__name__}: {error}"
+        raise TypeError(text) from None

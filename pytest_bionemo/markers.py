@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import pytest
 
-from pytest_bionemo import demands, options
+from pytest_bionemo import demands, options, unmet
 from pytest_bionemo.demands import Demand
 from pytest_bionemo.facts import FactsError
 from pytest_bionemo.probes.machine import Machine
-
-if TYPE_CHECKING:
-    # What pytest.fail and pytest.skip raise; their public names are attributes that type checkers cannot see.
-    from _pytest.outcomes import Failed, Skipped
-else:
-    Failed, Skipped = pytest.fail.Exception, pytest.skip.Exception
 
 MARKER = "gpu_env"
 
 REFUSED = "bionemo_refused"
 """Where a process of pytest-xdist leaves the line that the controller is to end with."""
 
-
-class NotMet(Failed):
-    """What fails a test in a strict run, before anything of it has run."""
-
-    __module__ = "builtins"  # as of pytest's own: it is shown without its module
+_PLUGIN = "bionemo_markers"
+_DEMANDED: pytest.StashKey[tuple[Demand, ...]] = pytest.StashKey()
+"""What the markers of a test demanded when it was collected."""
 
 
 def skip_or_fail(config: pytest.Config, reason: str) -> NoReturn:
@@ -36,9 +28,7 @@ def skip_or_fail(config: pytest.Config, reason: str) -> NoReturn:
     It is reported at the test's own line, in one line without a traceback.
     """
     __tracebackhide__ = True
-    if options.read(config).strict:
-        raise Failed(reason, pytrace=False)
-    raise Skipped(reason, _use_item_location=True)
+    unmet.end(options.read(config).strict, reason)
 
 
 def enforce(
@@ -52,13 +42,13 @@ def enforce(
     """
     for item in marked:
         try:
-            demanded_by(item)
+            item.stash[_DEMANDED] = demanded_by(item)
         except (ValueError, FactsError) as error:
             return _refuse(config, items, f"{item.nodeid}: {error}")
-    if any(demand.nvlink is not None for item in items for demand in demanded_by(item)):
+    if any(demand.nvlink is not None for item in items for demand in item.stash.get(_DEMANDED, ())):
         machine().include_health()  # before a fixture asks: the driver is asked once
-    kind = FailUnmet if options.read(config).strict else SkipUnmet
-    config.pluginmanager.register(kind(machine), "bionemo_markers")
+    if not config.pluginmanager.has_plugin(_PLUGIN):  # somebody may collect twice
+        config.pluginmanager.register(_Enforcement(config, machine), _PLUGIN)
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], line: str) -> None:
@@ -76,47 +66,22 @@ def demanded_by(item: pytest.Item) -> tuple[Demand, ...]:
 
 
 class _Enforcement:
-    """Knows of each test of one run why its demands are not met: those of all its markers have to be."""
+    """Ends each test of one run whose demands are not met: those of all its markers have to be."""
 
-    def __init__(self, machine: Callable[[], Machine]) -> None:
+    def __init__(self, config: pytest.Config, machine: Callable[[], Machine]) -> None:
+        self._config = config
         self._machine = machine
         self._reasons: dict[tuple[Demand, ...], str] = {}
 
-    def reason(self, item: pytest.Item) -> str:
-        """Why the test cannot run here; empty if it can. Asked once for the same demands."""
-        demanded = demanded_by(item)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """After pytest has skipped what is to be skipped anyway, before any fixture is set up."""
+        if reason := self._reason(item.stash.get(_DEMANDED, ())):
+            skip_or_fail(self._config, reason)
+
+    def _reason(self, demanded: tuple[Demand, ...]) -> str:
+        """Why a test cannot run here; empty if it can. Asked once for the same demands."""
         if demanded and demanded not in self._reasons:
             machine = self._machine()
-            unmet = [one for each in demanded for one in demands.unmet(each, machine)]
-            self._reasons[demanded] = demands.describe(unmet)
+            missing = [one for each in demanded for one in demands.unmet(each, machine)]
+            self._reasons[demanded] = demands.describe(missing)
         return self._reasons.get(demanded, "")
-
-
-class SkipUnmet(_Enforcement):
-    """Skips what cannot run here."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Skip the test by a mark of its own: so pytest reports its line, not ours."""
-        if reason := self.reason(item):
-            item.add_marker(pytest.mark.skip(reason=reason))
-
-
-class FailUnmet(_Enforcement):
-    """Fails what cannot run here."""
-
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Fail the test: after pytest has skipped what is to be skipped anyway, before any fixture is set up."""
-        if reason := self.reason(item):
-            raise NotMet(reason, pytrace=False)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Let it be the test that has failed: not its setup, and not as it was expected to."""
-        report = yield
-        if call.excinfo and isinstance(call.excinfo.value, NotMet):
-            report.when, report.outcome = "call", "failed"
-            vars(report).pop("wasxfail", None)
-        return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_bionemo import options
-from pytest_bionemo.fixtures import MACHINE, machine_of
+from pytest_bionemo.fixtures import ENVIRONMENT, MACHINE, machine_of
 from pytest_bionemo.fixtures import bionemo_pkg as bionemo_pkg
 from pytest_bionemo.fixtures import freest_gpu as freest_gpu
 from pytest_bionemo.fixtures import gpu_env as gpu_env
@@ -72,6 +73,10 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", GPU_ENV)
     settings = options.read(config)
+    if settings.strict:
+        from pytest_bionemo.unmet import Strict
+
+        config.pluginmanager.register(Strict(), "bionemo_strict")
     if settings.validate and not config.option.help:
         from pytest_bionemo.validation import Validation
 
@@ -89,11 +94,12 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
     return validation.exit_status(int(result)) if validation and isinstance(result, int) else result
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
     """Validate what tests demand with the marker gpu_env, also of those that others drop or add."""
     collected = [*items]
     result = yield
+    config.stash[ENVIRONMENT] = dict(os.environ)
     marked = [item for item in dict.fromkeys((*collected, *items)) if item.get_closest_marker("gpu_env")]
     if marked:
         from pytest_bionemo import markers

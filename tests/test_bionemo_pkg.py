@@ -27,6 +27,7 @@ def test_whole(bionemo_pkg):
 def test_prerelease(bionemo_pkg):
     assert bionemo_pkg("bionemo-geometric", ">=0.1").version == "0.2rc1"
 
+@pytest.mark.xfail(reason="of the user")
 def test_absent(bionemo_pkg):
     bionemo_pkg("bionemo-moco")
 
@@ -88,7 +89,7 @@ def test_a_package_is_there_or_the_test_says_why_not(rig: Rig, arguments: tuple[
     assert outcomes in run.stdout, run.stdout
     for name, reason in REASONS.items():
         line = (
-            f"FAILED test_theirs.py::test_{name} - Failed: " if arguments else r"SKIPPED \[1\] test_theirs.py:\d+: "
+            f"FAILED test_theirs.py::test_{name} - NotMet: " if arguments else r"SKIPPED \[1\] test_theirs.py:\d+: "
         )
         pattern = line + re.escape(reason)
         assert re.search(pattern, run.stdout), f"{pattern} in {run.stdout}"

@@ -90,6 +90,7 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("platform", [[], True, {"slurm": 1}], TEXTS),
     ("packages", [[], 1, [None]], TEXTS),
     ("packages", ["bionemo scdl", ">=0.1", "a[b]", "a @ https://example.com/a.whl", 'a; "x"'], REQUIREMENTS),
+    ("packages", ["a; sys_platform ~= 'linux'"], REQUIREMENTS),
 ]
 
 

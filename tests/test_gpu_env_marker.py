@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,7 +178,8 @@ def test_without_a_gpu_each_is_skipped_and_a_strict_run_fails(rig: Rig) -> None:
     # Those of GPU and driver: this machine may well have the packages.
     cases = {name: case for name, (case, _) in UNMET.items() if name not in ("torch", "platform", "packages")}
     text = suite_of({"nothing": {}, **cases})
-    ended = run_suite(rig, text=text)
+    # Without pytest's own plugin for skipping as well: it is not its mark.
+    ended = run_suite(rig, "-p", "no:skipping", text=text)
     assert ended.run.returncode == 0
     no_driver = "no NVIDIA driver answers (NVML Shared Library Not Found)"
     assert set(ended.outcomes.values()) == {"skipped"}
@@ -227,6 +229,15 @@ def test_a_driver_that_hangs_costs_its_deadline_once(rig: Rig) -> None:
     assert starts.read_text().count("nvml:read") == 1
 
 
+# The first to ask, with variables of its own.
+HIDING = """
+def test_first(monkeypatch, request):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/elsewhere")
+    assert request.getfixturevalue("gpu_env").gpus
+"""
+
+
 @pytest.mark.parametrize(
     ("node", "variables", "case", "reason"),
     [
@@ -243,7 +254,8 @@ def test_what_is_not_visible_to_the_run_does_not_count(
 ) -> None:
     rig.node = node
     rig.variables.update(variables)
-    ended = run_suite(rig, text=suite_of({"more": case, "one": {"min_memory_gb": 40}}))
+    ended = run_suite(rig, text=HIDING + suite_of({"more": case, "one": {"min_memory_gb": 40}}))
+    assert ended.of["test_first"].outcome == "passed"
     assert [ended.reason(f"test_it[{name}]") for name in ("more", "one")] == [reason, None]
 
 
@@ -318,8 +330,11 @@ def test_markers_of_module_class_test_and_parameter_have_to_be_met_together(
 ) -> None:
     starts = noting_starts(rig)
     rig.node = T4x1
-    ended = run_suite(rig, *arguments, text=PLACES)
+    ended = run_suite(rig, "-rs", *arguments, text=PLACES)
     assert ended.run.returncode == 0, ended.run.stdout
+    lines = [line for line in ended.run.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert [line for line in lines if not re.match(r"SKIPPED \[1\] test_user.py:\d+: ", line)] == []
+    assert len(lines) == 6
     assert not (rig.project / "touched").exists()
     assert {name: ended.reason(name) for name in PLACED} == PLACED
     assert {ended.of[name].when for name, reason in PLACED.items() if reason} == {"setup"}
@@ -360,16 +375,39 @@ def pytest_collection_modifyitems(items):
         if "gpu" in item.name:
             item.add_marker(pytest.mark.gpu_env(min_gpus=3))
 """
+ADDED_LATE = """
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items):
+    result = yield
+    for item in items:
+        if "late" in item.name:
+            item.add_marker(pytest.mark.gpu_env)
+    return result
+"""
+COLLECT_TWICE = """
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    session.perform_collect()
+"""
 
 
 def test_a_marker_that_a_conftest_adds_counts_and_what_is_deselected_asks_for_nothing(rig: Rig) -> None:
     starts = noting_starts(rig)
     rig.write("inner/conftest.py", ADDED)
     rig.write("inner/test_inner.py", "def test_gpu(): pass\ndef test_plain(): pass\n")
-    ended = run_suite(rig, text="import pytest\n@pytest.mark.gpu_env\ndef test_other(): pass\n")
+    rig.write("later/conftest.py", ADDED_LATE)
+    rig.write("later/test_later.py", "def test_late(): pass\n")
+    rig.site.joinpath("collect_twice.py").write_text(COLLECT_TWICE)
+    text = "import pytest\n@pytest.mark.gpu_env\ndef test_other(): pass\n"
+    ended = run_suite(rig, "-p", "collect_twice", text=text)
     assert ended.outcomes == {
         "inner/test_inner.py::test_gpu": "skipped",
         "inner/test_inner.py::test_plain": "passed",
+        "later/test_later.py::test_late": "skipped",
         "test_other": "skipped",
     }
     assert "pytest_bionemo.probes.nvml:read" in starts.read_text()
@@ -442,6 +480,8 @@ def test_it_is_explained_by_pytest_itself(rig: Rig) -> None:
 
 
 HELPER = """
+import unittest
+
 import pytest
 from pytest_bionemo.markers import skip_or_fail
 
@@ -453,19 +493,39 @@ def test_of_a_fixture(cluster): pass
 
 def test_itself(request):
     skip_or_fail(request.config, "needs a cluster, here is none")
+
+@pytest.mark.xfail(reason="of the user")
+def test_xfail(cluster): pass
+
+@pytest.mark.xfail(reason="of the user")
+def test_xfail_that_runs(): raise AssertionError
+"""
+EXPECTED = """
+class TestUnittest(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def _config(self, request):
+        self.config = request.config
+
+    @unittest.expectedFailure
+    def test_expected(self):
+        skip_or_fail(self.config, "needs a cluster, here is none")
+
+    @unittest.expectedFailure
+    def test_expected_that_runs(self): raise AssertionError
 """
 
 
 def test_a_fixture_can_skip_or_fail_in_the_same_way(rig: Rig) -> None:
     ended = run_suite(rig, text=HELPER)
     assert ended.run.returncode == 0
-    assert {ended.reason(name) for name in ended.of} == {"needs a cluster, here is none"}
-    assert [ended.of[name].line for name in ("test_of_a_fixture", "test_itself")] == [9, 11]
-    failed = run_suite(rig, "--bionemo-strict", text=HELPER)
+    names = ["test_of_a_fixture", "test_itself", "test_xfail"]
+    assert {ended.reason(name) for name in names} == {"needs a cluster, here is none"}
+    assert [ended.of[name].line for name in names] == [11, 13, 16]
+    failed = run_suite(rig, "--bionemo-strict", text=HELPER + EXPECTED)
     assert failed.run.returncode == 1
-    assert {(ending.outcome, ending.text) for ending in failed.of.values()} == {
-        ("failed", "needs a cluster, here is none")
-    }
+    unmet = Ending("failed", "call", None, "needs a cluster, here is none")
+    assert [failed.of[name] for name in (*names, "TestUnittest::test_expected")] == [unmet] * 4
+    assert "4 failed, 2 xfailed" in failed.run.stdout
 
 
 def test_it_counts_in_a_validation_that_runs_the_tests_of_a_project_too(healthy_rig: Rig) -> None:

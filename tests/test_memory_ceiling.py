@@ -159,6 +159,29 @@ def test_no_device(memory_ceiling, bad):
     assert str(caught.value).startswith(f"memory_ceiling: device={bad!r} is neither 'cpu' nor a CUDA device")
 
 
+def test_no_such_gpu(memory_ceiling):
+    for device in (8, "cuda:8"):
+        with pytest.raises(ValueError) as caught:
+            with memory_ceiling("1 MiB", device=device):
+                allocate(9)
+        assert str(caught.value) == "memory_ceiling: device='cuda:8': torch sees 8 GPUs, counted from cuda:0."
+
+
+@pytest.mark.parametrize("error", [None, KeyError("theirs")])
+def test_what_cannot_be_measured_breaks_no_other_block(memory_ceiling, monkeypatch, error):
+    def lose(device=None):
+        raise RuntimeError("the device is lost")
+
+    with pytest.raises(type(error) if error else RuntimeError):
+        with memory_ceiling("2 MiB"):
+            allocate(1)
+            monkeypatch.setattr(torch.cuda, "max_memory_allocated", lose)
+            if error:
+                raise error
+    monkeypatch.undo()
+    assert train_below(memory_ceiling, 2) == 2 * MIB
+
+
 def test_theirs(memory_ceiling):
     with memory_ceiling("1 MiB"):
         allocate(2)  # their line
@@ -170,7 +193,7 @@ def test_the_peak_of_the_allocator_is_held_against_it(rig: Rig) -> None:
     rig.torch = StandinTorch()
     rig.write("test_theirs.py", ON_A_GPU)
     run = rig.pytest("-p", "no:cacheprovider", "-W", "error")
-    assert "1 failed, 14 passed" in run.stdout, run.stdout
+    assert "1 failed, 17 passed" in run.stdout, run.stdout
     assert ">           allocate" in run.stdout or ">       with memory_ceiling" in run.stdout
     assert "ceiling.py" not in run.stdout, "the failing line is theirs"
 
@@ -186,6 +209,7 @@ def test_without_torch(memory_ceiling):
             pass
     assert "torch" not in sys.modules
 
+@pytest.mark.xfail(reason="of the user")
 def test_without_a_gpu(memory_ceiling):
     import torch
     with memory_ceiling("1 MiB"):
@@ -196,6 +220,7 @@ def use(ceiling):
     with ceiling("1 MiB"):
         raise AssertionError("it is not entered")
 
+@pytest.mark.xfail(reason="of the user")
 def test_in_a_worker(memory_ceiling, run_in_worker):
     run_in_worker(use, memory_ceiling)
 """
@@ -209,7 +234,7 @@ def test_without_a_gpu_it_skips_or_fails(rig: Rig, strict: bool) -> None:
     run = rig.pytest("-rsf", "-p", "no:cacheprovider", *["--bionemo-strict"] * strict)
     assert ("2 failed, 1 passed" if strict else "1 passed, 2 skipped") in run.stdout, run.stdout
     reason = "memory_ceiling needs a GPU that torch can use: here is none (device='cpu' rehearses)"
-    assert run.stdout.count(reason) >= 2 if strict else f"test_theirs.py:14: {reason}" in run.stdout
+    assert run.stdout.count(reason) >= 2 if strict else f"test_theirs.py:12: {reason}" in run.stdout
 
 
 REHEARSAL = """
@@ -239,6 +264,15 @@ def test_rehearsal(memory_ceiling, run_in_worker):
         with memory_ceiling("2 MiB"):
             with memory_ceiling("8 MiB"):
                 model_step(1)
+
+def test_it_counts_in_this_thread(memory_ceiling):
+    import threading
+    with memory_ceiling("1 MiB", device="cpu") as block:
+        thread = threading.Thread(target=model_step, args=(2,))
+        thread.start()
+        thread.join()
+        torch.ones(16)
+    assert block.peak_bytes == 64
 
 def make(value):
     return torch.full((2, 2), value)

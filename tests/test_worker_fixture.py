@@ -17,6 +17,7 @@ from standin import H100_MIG, MIB, H100x8, Node
 JOBS = """
 import asyncio
 import ctypes
+import io
 import os
 import resource
 import signal
@@ -40,6 +41,25 @@ class Poisoned(Exception):
 class Particular(Exception):
     def __init__(self, code, where):
         super().__init__(f"code {code} at {where}")
+        self.code = code
+
+
+class Missing(OSError):
+    def __init__(self, name):
+        super().__init__(2, "not there", name)
+
+
+class Unlike(Exception):
+    def __new__(cls, first, second):
+        return super().__new__(cls, first)
+
+    def __init__(self, first, second):
+        super().__init__(first)
+
+
+class Whole:
+    def __new__(cls, rows):
+        return super().__new__(cls)
 
 
 class Job:
@@ -54,7 +74,8 @@ def add(a, b=0):
 
 def where():
     return {"pid": os.getpid(), "visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "cwd": os.getcwd(),
-            "mark": os.environ.get("MARK"), "group": os.getpgid(0), "input": sys.stdin.read()}
+            "mark": os.environ.get("MARK"), "group": os.getpgid(0), "input": sys.stdin.read(),
+            "argv": sys.argv, "bytecode": sys.flags.dont_write_bytecode, "warnings": sys.warnoptions}
 
 
 def poison():
@@ -64,7 +85,15 @@ def poison():
         raise Poisoned("the loss is nan") from error
 
 
-def fail_particularly():
+def fail_particularly(how):
+    if how == "inside":
+        raise type("Inside", (Exception,), {})("only there")
+    if how == "unlike":
+        raise Unlike("one", "two")
+    if how == "group":
+        raise ExceptionGroup("several", [Particular(7, "step 3"), KeyError("other")])
+    if how == "errno":
+        raise Missing("name")
     raise Particular(7, "step 3")
 
 
@@ -131,7 +160,7 @@ def talk():
 
 
 def give(what):
-    return {"lambda": lambda: 1, "much": b"x" * (64 << 20), "file": sys.stdout}[what]
+    return {"lambda": lambda: 1, "much": b"x" * (64 << 20), "file": sys.stdout, "whole": Whole(1)}[what]
 
 
 def generate():
@@ -191,6 +220,8 @@ def test_what_goes_to_and_fro(run_in_worker, monkeypatch):
     assert here["pid"] == here["group"] != os.getpid()
     assert (here["cwd"], here["mark"], here["input"]) == (os.getcwd(), "of this test", "")
     assert here["visible"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+    assert (here["argv"], here["warnings"]) == (sys.argv, sys.warnoptions)
+    assert here["bytecode"] == sys.flags.dont_write_bytecode
     assert len(run_in_worker(give, "much")) == 64 << 20
     assert run_in_worker(os.path.basename, "/a/b") == "b"
     assert run_in_worker(Batch, rows=3).rows == 3
@@ -203,6 +234,16 @@ def test_an_exception_comes_back_as_itself(run_in_worker):
     assert "poison on the visible devices:" in cause
     assert "KeyError: 'the first cause'" in cause and 'raise Poisoned("the loss is nan") from error' in cause
     assert "isolation.py" not in cause
+    with pytest.raises(Particular, match="^code 7 at step 3$") as caught:
+        run_in_worker(fail_particularly, "")
+    assert caught.value.code == 7
+    with pytest.raises(Missing) as caught:
+        run_in_worker(fail_particularly, "errno")
+    assert (caught.value.errno, caught.value.filename) == (2, "name")
+    if sys.version_info >= (3, 11):
+        with pytest.raises(ExceptionGroup, match="several") as caught:
+            run_in_worker(fail_particularly, "group")
+        assert [str(one) for one in caught.value.exceptions] == ["code 7 at step 3", "'other'"]
     with pytest.raises(MemoryError) as caught:
         run_in_worker(fill_the_memory)
     assert "in fill_the_memory" in str(caught.value.__cause__)
@@ -227,8 +268,8 @@ def ends(run_in_worker, *arguments, **keywords):
 
 def test_a_child_that_does_not_come_to_its_end_is_attributed(run_in_worker):
     on = "on the visible devices: "
-    assert ends(run_in_worker, fail_particularly) == (
-        f"fail_particularly {on}Particular: code 7 at step 3", "error")
+    assert ends(run_in_worker, fail_particularly, "inside") == (f"fail_particularly {on}Inside: only there", "error")
+    assert ends(run_in_worker, fail_particularly, "unlike") == (f"fail_particularly {on}Unlike: one", "error")
     assert ends(run_in_worker, leave, 7) == (f"leave {on}exit status 7", "death")
     assert ends(run_in_worker, leave, 0) == (
         f"leave {on}it ended the process with exit status 0 before it returned", "death")
@@ -257,11 +298,15 @@ def test_what_a_function_leaves_running_ends_with_it(run_in_worker, tmp_path):
     assert is_gone(int((tmp_path / "note").read_text()))
 
 
-def test_what_it_prints_is_output_of_the_test_and_no_answer(run_in_worker, capsys):
+def test_what_it_prints_is_output_of_the_test_and_no_answer(run_in_worker, capsys, monkeypatch):
     assert run_in_worker(talk) == 42
     out, err = capsys.readouterr()
     assert sorted(out.splitlines()) == ["kept by the C library", "said by C", "said by Python"]
     assert "an error of C \\ufffd" in err
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert run_in_worker(talk) == 42
+    sys.stderr.seek(0)
+    assert "an error of C \\\\ufffd" in sys.stderr.read()
 
 
 def refused(run_in_worker, kind, *arguments, **keywords):
@@ -297,6 +342,9 @@ def test_what_cannot_be_run_is_refused_in_one_line(run_in_worker, request):
     line = refused(run_in_worker, TypeError, give, "lambda")
     assert line.startswith("run_in_worker: what give returned cannot be sent to another process: ")
     assert "what give returned" in refused(run_in_worker, TypeError, give, "file")
+    for what, arguments in (("what give returned", (give, "whole")), ("the arguments of add", (add, Whole(1)))):
+        line = refused(run_in_worker, TypeError, *arguments)
+        assert line.startswith(f"run_in_worker: {what} cannot be built again from its pickle: TypeError: ")
     assert run_in_worker(add, 1, 2) == 3
 """
 )
@@ -305,7 +353,8 @@ def test_what_cannot_be_run_is_refused_in_one_line(run_in_worker, request):
 @pytest.mark.parametrize("arguments", [("-W", "error", "--strict-markers"), ("-n", "2")], ids=str)
 def test_every_way_to_end_is_attributed_and_nothing_is_left(rig: Rig, arguments: tuple[str, ...]) -> None:
     rig.write("test_theirs.py", SUITE)
-    run = rig.pytest("-q", "-p", "no:cacheprovider", *arguments)
+    interpreter = ("-B", "-W", "ignore::UserWarning:theirs", "-m", "pytest")
+    run = rig.run(*interpreter, "-q", "-p", "no:cacheprovider", *arguments)
     assert run.returncode == 0, run.stdout
     assert "7 passed" in run.stdout
 
@@ -391,19 +440,22 @@ def busy(node: Node, *free: int) -> Node:
 
 @pytest.mark.parametrize(
     ("visible", "free", "index"),
-    [("", (5, 2), 5), ("0,2,3", (5, 2), 2), ("{3}", (5, 2), 3)],
-    ids=["all", "by index", "by UUID"],
+    [("", (5, 2), 5), ("0,2,3", (5, 2), 2), ("{3}", (5, 2), 3), ("1,0,2,3,4,5,6,7", (5, 2), 5)],
+    ids=["all", "by index", "by UUID", "all by index"],
 )
 def test_the_freest_gpu_is_one_of_those_that_are_visible(
     rig: Rig, visible: str, free: tuple[int, ...], index: int
 ) -> None:
     rig.node = busy(H100x8, *free)
     uuids = [gpu.uuid for gpu in H100x8.gpus]
+    is_all = visible.count(",") in (0, 7) and "{" not in visible
     if visible:
-        rig.variables |= {"CUDA_VISIBLE_DEVICES": visible.format(*uuids), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        rig.variables["CUDA_VISIBLE_DEVICES"] = visible.format(*uuids)
+    if visible and not is_all:
+        rig.variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     tests = CHOICES.format(index=index, label=uuids[index], hidden=uuids[7])
-    rig.write("test_theirs.py", tests if visible else tests.partition("def test_another")[0])
-    run = rig.pytest("-q", "-p", "no:cacheprovider", "-W", "error")
+    rig.write("test_theirs.py", tests.partition("def test_another")[0] if is_all else tests)
+    run = rig.pytest("-q", "-p", "no:cacheprovider", "-W", "error", "--bionemo-strict")
     assert run.returncode == 0, run.stdout
     if not visible:
         # One that does not answer is no choice, however free it was.
@@ -435,16 +487,18 @@ def test_of_a_gpu_in_mig_mode_a_worker_gets_a_slice(rig: Rig) -> None:
         (None, None, "needs a GPU: no NVIDIA driver answers (NVML Shared Library Not Found)"),
         (Node(), None, "needs a GPU: here is no GPU, driver 580.95.05"),
         (H100x8, "-1", "needs a GPU: CUDA_VISIBLE_DEVICES=-1: -1 hides every GPU"),
+        (H100x8, "2", "needs a GPU: CUDA_VISIBLE_DEVICES=2 leaves 1 of 8 GPUs, and which is left only CUDA knows: "
+                      "set CUDA_DEVICE_ORDER=PCI_BUS_ID"),
     ],
-    ids=["no driver", "no GPU", "hidden"],
-)
+    ids=["no driver", "no GPU", "hidden", "by index"],
+)  # fmt: skip
 def test_without_a_gpu_the_test_is_skipped_or_fails(
     rig: Rig, node: Node | None, visible: str | None, reason: str
 ) -> None:
     rig.node = node
     if visible:
         rig.variables["CUDA_VISIBLE_DEVICES"] = visible
-    rig.write("test_theirs.py", "def test_theirs(freest_gpu): pass")
+    rig.write("test_theirs.py", "import pytest\n@pytest.mark.xfail\ndef test_theirs(freest_gpu): pass\n")
     rig.variables["COLUMNS"] = "200"
     run = rig.pytest("-rs", "-p", "no:cacheprovider")
     assert run.returncode == 0
@@ -487,9 +541,6 @@ def test_no_child_outlives_a_run_that_is_broken_off(rig: Rig, end: signal.Signal
     run.send_signal(end)
     out, _ = run.communicate(timeout=60)
     assert wait_until(lambda: not is_alive(child))
+    assert wait_until(lambda: not is_alive(grandchild))
     if end == signal.SIGINT:
         assert run.returncode == pytest.ExitCode.INTERRUPTED, out
-        assert wait_until(lambda: not is_alive(grandchild))
-    elif is_alive(grandchild):
-        # Nobody is left to end it: the kernel ends the child alone.
-        os.kill(grandchild, signal.SIGKILL)

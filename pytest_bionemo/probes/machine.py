@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -55,12 +56,12 @@ class Machine:
     Those that run in child processes can be started ahead of their first use (:meth:`start`), so that they
     work while pytest collects. ``timeout`` is the deadline of each, in seconds. ``variables`` are those of the
     environment that steer what the children see: checks read them here, since anybody's fixture may have changed
-    this process's own by then.
+    this process's own by then. ``environment`` is all that they get, unless given what this process has now.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, environment: Mapping[str, str] | None = None) -> None:
         self._timeout = timeout
-        self._environment = dict(os.environ)
+        self._environment = dict(os.environ if environment is None else environment)
         self.variables = {name: value for name, value in self._environment.items() if name in _STEERING}
         self._children: dict[str, Child] = {}
         self._with_health = False

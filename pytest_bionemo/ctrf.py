@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pytest_bionemo.reports import DAMAGED, expect_known, read
 from pytest_bionemo.verdict import ReportError, Verdict, fold
 
 _SPEC_VERSION = "0.1.0"
@@ -22,14 +23,14 @@ _DETAILS = ("why", "fix", "action", "links")
 def export(report: str, out: str | None) -> int:
     """Write the CTRF document of a report's file into another file, or to the standard output; the exit status."""
     try:
-        text = json.dumps(convert(json.loads(Path(report).read_text(encoding="utf-8"))), indent=2)
+        text = json.dumps(convert(read(Path(report))), indent=2, allow_nan=False)
         if out is None:
             print(text)
         else:
             Path(out).write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         said = f"{error.filename}: {error.strerror}"
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         said = f"{report}: {error}"
     else:
         return 0
@@ -44,14 +45,14 @@ def convert(report: Any) -> dict[str, Any]:
     not apply here ``skipped``, a finding that does not block ``other``; so is a test that was expected to fail.
     ``environment.healthy`` is the verdict: true for READY and READY_FOR_INSTALL alone.
 
-    :raises ReportError: if it is no report of a validation run.
+    :raises ReportError: if it is no report of a validation run, or one of a later version of pytest-bionemo.
     """
-    if not isinstance(report, Mapping):
-        raise ReportError("not a report of pytest --bionemo-validate: it is no JSON object")
-    verdict = fold(report)
+    expect_known(report)
     try:
-        return _convert(report, report["bionemo"], verdict)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _convert(report, report["bionemo"], fold(report))
+    except ReportError:
+        raise
+    except DAMAGED as error:
         said = f"{type(error).__name__}: {error}"
         raise ReportError(f"not a report of pytest --bionemo-validate: it is damaged ({said})") from error
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_bionemo import install_options
+from pytest_bionemo.beginning import now as now
+from pytest_bionemo.beginning import start as start
+from pytest_bionemo.beginning import unfinished as unfinished
+from pytest_bionemo.beginning import with_verdict as with_verdict
 from pytest_bionemo.facts import family
 from pytest_bionemo.probes import packages
-from pytest_bionemo.verdict import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from pytest_bionemo.options import Options
     from pytest_bionemo.probes.host import Host
     from pytest_bionemo.probes.machine import Machine
     from pytest_bionemo.site_facts import SiteFacts
-    from pytest_bionemo.verdict import Verdict
 
 _UTILISATION = re.compile(r"esm2_(?P<size>\w+)_mfu")
 
@@ -35,42 +35,6 @@ _VARIABLES = (
     "NVIDIA_DRIVER_CAPABILITIES",
     "NVIDIA_VISIBLE_DEVICES",
 )
-
-
-def start(options: Options, started: datetime) -> dict[str, Any]:
-    """What is known before anything has run."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "pytest-bionemo", "version": packages.version("pytest-bionemo") or "unknown"},
-        "started": started.isoformat(timespec="seconds"),
-        "level": options.level,
-        "device": options.device,
-        "require": options.require,
-        "required_targets": list(options.targets),
-        "checks": [],
-        "topics": [],
-        "deselected": [],
-    }
-
-
-def unfinished(options: Options, started: datetime) -> dict[str, Any]:
-    """The whole document of a run that has not finished, without its verdict."""
-    return {
-        "created": time.time(),
-        "duration": 0.0,
-        "exitcode": None,
-        "root": "",
-        "environment": {},
-        "summary": {},
-        "tests": [],
-        "bionemo": start(options, started),
-    }
-
-
-def with_verdict(report: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
-    """The document with its verdict, which comes first: people read it from the top."""
-    run = {"schema_version": SCHEMA_VERSION, **verdict.to_json(), **report["bionemo"], **verdict.to_json()}
-    return {"bionemo": run} | dict(report) | {"bionemo": run}
 
 
 def recorded(measurements: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -117,11 +81,6 @@ def _delivered(utilisation: Mapping[str, Any], measurements: Sequence[Mapping[st
         return None
     said = f"a utilisation of {utilisation['value']:.0%} in training ESM-2 {match['size'].upper()} here"
     return utilisation["value"] * peaks[0] * 1e12, said
-
-
-def now() -> datetime:
-    """The current time, in UTC."""
-    return datetime.now(timezone.utc)
 
 
 def describe(machine: Machine, site_facts: SiteFacts, started: datetime) -> dict[str, Any]:

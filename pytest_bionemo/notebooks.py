@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import os
 import re
-import select
+import selectors
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from pytest_bionemo import beginning, reports
 from pytest_bionemo.isolated import pytest_arguments
 from pytest_bionemo.probes.child import describe_death
+from pytest_bionemo.report.clean import clean
 from pytest_bionemo.report.place import Place, PlaceError
 from pytest_bionemo.reports import Report
-from pytest_bionemo.verdict import ReportError
+from pytest_bionemo.verdict import ReportError, fold
 
 # Nothing is imported before sys.path is set: -c puts the current folder on it. The packages are those that this
 # process sees, which a notebook may have put there itself. The kernel ends the run when the thread that started it
@@ -39,6 +42,10 @@ import pytest
 sys.exit(pytest.main(rest[int(number) :]))
 """
 _USAGE_ERROR = 4
+# Of runs that were none, such as --collect-only in PYTEST_ADDOPTS.
+_NO_RUN = (0, _USAGE_ERROR)
+# Of runs that came to their end: passed, failed, nothing collected.
+_COMPLETE_RUNS = (0, 1, 5)
 _LAST_LINES = 20
 # What a child has started can hold its output open: so the child itself is looked at, too.
 _GLANCE_S = 0.5
@@ -68,7 +75,9 @@ def validate(
         report.raise_if_not_ready()
 
     An interrupt ends the run with all that it has started. A run that dies or is ended leaves a report that is
-    INCONCLUSIVE. Memory that this process holds on a GPU is found and named like that of any other.
+    INCONCLUSIVE, also where it was READY before something broke. What is returned is what this very run has found,
+    even if another one has written its report into the same file meanwhile. Memory that this process holds on a GPU
+    is found and named like that of any other.
 
     :param level: "quick" (no GPU kernel), "standard" or "full".
     :param device: "cuda", or "cpu" for a rehearsal, which is INCONCLUSIVE at best.
@@ -82,60 +91,121 @@ def validate(
     :param deadline: of the run as a whole in seconds; unless given, it takes as long as its parts, each of which has
         a deadline.
     :raises ValueError: one line, for an argument that is none.
-    :raises ReportError: if the run ended without a report; with what it said last.
+    :raises ReportError: if the run ended by itself without a report, with what it said last; or if it cannot be
+        started, or its report cannot be written.
     """
     if deadline is not None and not deadline > 0:
         raise ValueError(f"deadline: {deadline!r} is not a number of seconds above 0, such as 600.")
-    options = _options(level, device, targets, timeout, expect_gpus, require)
-    with _place(report) as path:
-        before = path.read_bytes() if path.exists() else None
-        run = _Run([*options, f"--bionemo-report={path}"], hidden=str(path) if report is None else "", quiet=quiet)
-        status = run.follow(deadline)
-        # What lay there before is no answer.
-        if not path.exists() or path.read_bytes() == before:
-            raise run.failure(status)
-        found = Report.load(path)
-        return found if report is not None else Report.of(found.document)
+    asked = _Asked(level, device, require, (targets,) if isinstance(targets, str) else tuple(targets))
+    options = [*_options(asked, timeout, expect_gpus)]
+    kept = _Kept(report, asked)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="pytest-bionemo-")
+    except OSError as error:
+        raise ReportError(f"the validation could not be started: {error}") from None
+    with folder as name:
+        own = Path(name) / "report.json"
+        with kept.meanwhile():
+            run = _Run([*options, f"--bionemo-report={own}"], own, kept.shown, quiet=quiet)
+            try:
+                run.follow(deadline)
+            finally:  # also if it is interrupted
+                found = run.found(own)
+                if found is not None:
+                    kept.write(found)
+            if found is None and not run.was_ended:
+                raise run.failure()
+    return Report.of(kept.document, kept.path)
 
 
-def _options(
-    level: str,
-    device: str,
-    targets: str | Iterable[str],
-    timeout: float | None,
-    expect_gpus: int | None,
-    require: str,
-) -> Iterator[str]:
-    yield from (f"--bionemo-level={level}", f"--bionemo-device={device}", f"--bionemo-require={require}")
-    for target in [targets] if isinstance(targets, str) else targets:
-        yield f"--bionemo-target={target}"
+class _Asked(NamedTuple):
+    level: str
+    device: str
+    require: str
+    targets: tuple[str, ...]
+
+
+class _Kept:
+    """The report of this run, and the file in which it is kept, if it is.
+
+    The run itself writes into a file that nobody else knows. Until it has, this one says that it has not finished.
+    """
+
+    def __init__(self, report: str | os.PathLike[str] | None, asked: _Asked) -> None:
+        begun = beginning.unfinished(asked, beginning.now())
+        self.document: Mapping[str, Any] = clean(beginning.with_verdict(begun, fold(begun)))
+        self._place = None
+        try:
+            folder = Path.cwd()
+        except FileNotFoundError:
+            raise ReportError(
+                "the validation could not be started: the current folder is not there any more. "
+                "Change to another one, with os.chdir()."
+            ) from None
+        if report is not None:
+            try:
+                self._place = Place(os.fspath(report), folder)
+            except PlaceError as error:
+                raise ValueError(_as_arguments(str(error))) from None
+        self.path = self._place.path if self._place else None
+        self.shown = self._place.shown_from(folder) if self._place else ""
+
+    @contextmanager
+    def meanwhile(self) -> Iterator[None]:
+        """Let the file say that the run has not finished; and what it said before, if there was none."""
+        try:
+            if self._place:
+                self._place.begin(dict(self.document))
+        except PlaceError as error:
+            raise ValueError(_as_arguments(str(error))) from None
+        try:
+            yield
+        except _NoRun as error:
+            if self._place:
+                self._place.restore()
+            raise error.said from None
+
+    def write(self, document: Mapping[str, Any]) -> None:
+        """Put what the run has found in the place of that."""
+        self.document = document
+        try:
+            if self._place:
+                self._place.write(dict(document))
+        except OSError as error:
+            verdict = document["bionemo"]["verdict"]
+            raise ReportError(f"{verdict}, but the report could not be written to {self.path}: {error}") from None
+
+
+class _NoRun(Exception):
+    """Nothing was validated: what the arguments or the surroundings say is wrong."""
+
+    def __init__(self, said: ValueError) -> None:
+        super().__init__(said)
+        self.said = said
+
+
+def _options(asked: _Asked, timeout: float | None, expect_gpus: int | None) -> Iterator[str]:
+    yield from (f"--bionemo-{name}={getattr(asked, name)}" for name in ("level", "device", "require"))
+    yield from (f"--bionemo-target={target}" for target in asked.targets)
     if timeout is not None:
         yield f"--bionemo-timeout={timeout}"
     if expect_gpus is not None:
         yield f"--bionemo-expect-gpus={expect_gpus}"
 
 
-@contextmanager
-def _place(report: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Where the run writes its report: as asked, or for as long as it takes to read it."""
-    if report is None:
-        with tempfile.TemporaryDirectory(prefix="pytest-bionemo-") as folder:
-            yield Path(folder) / "report.json"
-        return
-    try:
-        place = Place(os.fspath(report), Path.cwd())
-    except PlaceError as error:
-        raise ValueError(_as_arguments(str(error))) from None
-    yield place.path
-
-
 class _Run:
-    """The child process: its output is passed on, its last lines are kept."""
+    """The child process: its output is passed on, its last lines are kept.
 
-    def __init__(self, options: Sequence[str], hidden: str, quiet: bool) -> None:
-        self._hidden = hidden
+    :param own: the file in which it writes its report; its lines call it ``shown``, or leave it out.
+    """
+
+    def __init__(self, options: Sequence[str], own: Path, shown: str, quiet: bool) -> None:
+        self._own = str(own)
+        self._shown = shown
         self._quiet = quiet
         self._lines: list[str] = []
+        self._status = 0
+        self.was_ended = False
         path = [str(Path(entry).absolute()) for entry in sys.path if entry and not _is_own_folder(entry)]
         start = [sys.executable, "-c", _START, str(os.getpid()), str(len(path)), *path]
         try:
@@ -145,24 +215,36 @@ class _Run:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"},
             )
         except OSError as error:  # no process, no memory, no interpreter
-            raise ReportError(f"the validation could not be started: {error}") from error
+            raise _NoRun(ReportError(f"the validation could not be started: {error}")) from error
 
-    def follow(self, deadline: float | None) -> int:
-        """Pass on what it says until it ends, is interrupted or has taken too long; returns its exit status."""
+    def follow(self, deadline: float | None) -> None:
+        """Pass on what it says until it ends, is interrupted or has taken too long."""
         try:
             if not self._read(deadline):
+                self.was_ended = True
                 self._say(f"pytest-bionemo: the run is ended: it has not come to its end within {deadline:g} s")
                 self._interrupt()
         except BaseException:
             self._interrupt()
             raise
         finally:  # also at a second interrupt
-            status = self._kill()
-        if status < 0:
-            self._say(f"pytest-bionemo: the run did not come to its end: {describe_death(status, b'')}")
-        return status
+            self._status = self._kill()
+        if self._status < 0:
+            self.was_ended = True
+            self._say(f"pytest-bionemo: the run did not come to its end: {describe_death(self._status, b'')}")
+
+    def found(self, own: Path) -> Mapping[str, Any] | None:
+        """The report that it has written, None if it has not; what broke after its last word counts, too."""
+        if not own.exists():
+            return None
+        document: Mapping[str, Any] = reports.read(own)
+        if document["exitcode"] is not None and self._status not in _COMPLETE_RUNS:
+            document = {**document, "exitcode": self._status}
+            document = beginning.with_verdict(document, fold(document))
+        return document
 
     def _read(self, seconds: float | None) -> bool:
         """Pass on its output; whether it came to its end in time."""
@@ -171,15 +253,17 @@ class _Run:
         output = self._process.stdout.fileno()
         received = b""
         is_over = False
-        while not is_over and (end is None or time.monotonic() < end):
-            if select.select([output], [], [], _GLANCE_S)[0]:
-                chunk = os.read(output, 1 << 16)
-                *lines, received = (received + chunk).split(b"\n")
-                for line in lines:
-                    self._say(line.decode(errors="replace"))
-                is_over = not chunk
-            else:
-                is_over = self._process.poll() is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while not is_over and (end is None or time.monotonic() < end):
+                if selector.select(_GLANCE_S):
+                    chunk = os.read(output, 1 << 16)
+                    *lines, received = (received + chunk).split(b"\n")
+                    for line in lines:
+                        self._say(line.decode(errors="replace"))
+                    is_over = not chunk
+                else:
+                    is_over = self._process.poll() is not None
         if received:
             self._say(received.decode(errors="replace"))
         if is_over:
@@ -187,11 +271,13 @@ class _Run:
         return is_over
 
     def _say(self, line: str) -> None:
-        if self._hidden and self._hidden in line:
-            return  # where the report lies for a moment
+        if self._own in line and not self._shown:
+            return
+        line = line.replace(self._own, self._shown)
         self._lines = [*self._lines[1 - _LAST_LINES :], line]
         if not self._quiet:
-            print(line, flush=True)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            print(line.encode(encoding, "replace").decode(encoding), flush=True)
 
     def _interrupt(self) -> None:
         """Let it end what it has started, and say in its report that it was broken off."""
@@ -213,16 +299,17 @@ class _Run:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_S)
 
-    def failure(self, status: int) -> ValueError:
+    def failure(self) -> Exception:
         """The error of a run that left no report."""
         lines = [_COLOUR.sub("", line).rstrip() for line in self._lines]
-        if status == _USAGE_ERROR:
+        if self._status == _USAGE_ERROR:
             said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
             if said and not said[-1].startswith("usage:"):
-                return ValueError(_as_arguments(said[-1]))
-        ended = describe_death(status, b"") if status else "exit status 0"
+                return _NoRun(ValueError(_as_arguments(said[-1])))
+        ended = describe_death(self._status, b"") if self._status else "exit status 0"
         told = "\n".join(filter(None, lines)) or "It said nothing."
-        return ReportError(f"the validation left no report ({ended}). What it said last:\n{told}")
+        error = ReportError(f"the validation left no report ({ended}). What it said last:\n{told}")
+        return _NoRun(error) if self._status in _NO_RUN else error
 
 
 def _is_own_folder(entry: str) -> bool:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _WIDTH = 80
 _NAMED_AT_MOST = 3
 _STAGES = ("setup", "call", "teardown")
+# What a document that is damaged makes whoever reads it raise: 1e999 is an infinity to JSON.
+DAMAGED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 class NotReady(Exception):
@@ -118,9 +120,12 @@ class Report:
         :raises ReportError: one line that names the file, if it cannot be read, is no report, is damaged, or is of a
             later version of pytest-bionemo.
         """
-        place = Path(path).expanduser()
         try:
-            return cls.of(_read(place), place)
+            place = Path(path).expanduser()
+        except RuntimeError as error:  # the home of nobody
+            raise ReportError(f"{path}: cannot be read: {error}") from None
+        try:
+            return cls.of(read(place), place)
         except ReportError as error:
             raise ReportError(f"{place}: {error}") from None
 
@@ -130,17 +135,7 @@ class Report:
 
         :raises ReportError: if it is none.
         """
-        try:
-            version = document["bionemo"]["schema_version"]
-        except (KeyError, TypeError):
-            raise ReportError("not a report of pytest --bionemo-validate") from None
-        if not isinstance(version, int):
-            raise ReportError(f"the report is damaged: its schema version is {version!r}")
-        if version > SCHEMA_VERSION:
-            raise ReportError(
-                f"its schema version is {version}, and this pytest-bionemo reads {SCHEMA_VERSION}: "
-                "update pytest-bionemo"
-            )
+        expect_known(document)
         try:
             report = cls._of(document, path)
             # What cannot be shown is damaged, too: better said here than in a cell.
@@ -148,7 +143,7 @@ class Report:
             report._repr_html_()
         except ReportError:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except DAMAGED as error:
             raise ReportError(f"the report is damaged ({type(error).__name__}: {error})") from error
         return report
 
@@ -226,17 +221,38 @@ class Report:
         return {"install_options": [], **self.document["bionemo"], **verdicts.fold(self.document).to_json()}
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """The JSON document in a file.
+
+    :raises ReportError: if it cannot be read or is none.
+    """
     try:
         text = path.read_bytes()
-    except OSError as error:
-        raise ReportError(f"cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
+        raise ReportError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not text.strip():
         raise ReportError("is empty: its run was ended while it wrote it")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ReportError(f"is no JSON ({error})") from None
+
+
+def expect_known(document: Any) -> None:
+    """Refuse what is no report, or one of a later version, of which nobody here knows what it means.
+
+    :raises ReportError: one line.
+    """
+    try:
+        version = document["bionemo"]["schema_version"]
+    except (KeyError, TypeError):
+        raise ReportError("not a report of pytest --bionemo-validate") from None
+    if type(version) is not int:
+        raise ReportError(f"the report is damaged: its schema version is {version!r}")
+    if version > SCHEMA_VERSION:
+        raise ReportError(
+            f"its schema version is {version}, and this pytest-bionemo reads {SCHEMA_VERSION}: update pytest-bionemo"
+        )
 
 
 def _finding(entry: Mapping[str, Any], severity: str) -> ReportedFinding:

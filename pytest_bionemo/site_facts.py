@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_bionemo.hookspec import Scalar
-from pytest_bionemo.report.clean import REDACTED, speaks_of_a_secret
+from pytest_bionemo.report.clean import REDACTED, hider, speaks_of_a_secret
 
 _HOOK = "pytest_bionemo_environment"
 _SCALARS = (str, int, float, bool, type(None))
@@ -41,9 +42,10 @@ def gather(config: pytest.Config) -> SiteFacts:
     for plugin, answer in _answers(config, found.errors):
         for name, value in _checked(plugin, answer).items():
             if name in found.facts and found.facts[name] != value:
+                one, other = _shown(name, found.facts[name]), _shown(name, value)
                 raise pytest.UsageError(
-                    f"{_HOOK}: {given_by[name]} says that {name!r} is {found.facts[name]!r}, and {plugin} that it is "
-                    f"{value!r}: rename one of the two."
+                    f"{_HOOK}: {given_by[name]} says that {_shown('', name)} is {one}, and {plugin} that it is "
+                    f"{other}: rename one of the two."
                 )
             found.facts[name] = value
             given_by[name] = plugin
@@ -74,18 +76,32 @@ def _name_of(plugin: str, root: Path) -> str:
 
 def _checked(plugin: str, answer: object) -> Mapping[str, Scalar]:
     if not isinstance(answer, Mapping):
-        raise pytest.UsageError(f"{_HOOK} of {plugin} returned {answer!r}, not a mapping of names to values.")
+        kind = type(answer).__name__
+        raise pytest.UsageError(
+            f"{_HOOK} of {plugin} returned a value of type {kind}, not a mapping of names to values."
+        )
     for name, value in answer.items():
         if not isinstance(name, str) or not name.strip():
-            raise pytest.UsageError(f"{_HOOK} of {plugin}: {name!r} is no name of a fact: use a text such as 'rack'.")
+            raise pytest.UsageError(
+                f"{_HOOK} of {plugin}: {_shown('', name)} is no name of a fact: use a text such as 'rack'."
+            )
         if not isinstance(value, _SCALARS):
             raise pytest.UsageError(
-                f"{_HOOK} of {plugin}: {name!r} is {value!r} ({type(value).__name__}). "
+                f"{_HOOK} of {plugin}: {_shown('', name)} is a value of type {type(value).__name__}. "
                 "A fact is a str, int, float, bool or None."
             )
     return answer
 
 
+def _shown(name: str, value: object) -> str:
+    """A value in a message: an error must tell no more than the report would."""
+    return REDACTED if speaks_of_a_secret(_words(name)) else hider(os.environ)(repr(value))
+
+
 def _without_secret(name: str, value: Scalar) -> Scalar:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name)
-    return REDACTED if value is not None and speaks_of_a_secret(words) else value
+    return REDACTED if value is not None and speaks_of_a_secret(_words(name)) else value
+
+
+def _words(name: str) -> str:
+    """As in the name of a variable: api_Token for apiToken."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name)

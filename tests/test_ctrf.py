@@ -6,6 +6,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -218,6 +219,8 @@ DAMAGE: dict[str, Callable[[Json], object]] = {
     "no start": lambda report: report["bionemo"].pop("started") and report,
     "a start that is no time": lambda report: report["bionemo"].update(started="now") or report,
     "no tool": lambda report: report["bionemo"].pop("tool") and report,
+    "an exit status without end": lambda report: report.update(exitcode=inf) or report,
+    "a duration without end": lambda report: report["bionemo"].update(duration_s=inf) or report,
 }
 
 
@@ -238,10 +241,29 @@ def test_a_damaged_report_is_one_line(
     assert not (tmp_path / "out.json").exists()
 
 
+def test_a_report_of_a_later_version_is_one_line_and_healthy_to_nobody(
+    killed: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed["bionemo"]["schema_version"] = 99
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(killed))
+    assert export(str(path), None) == 4
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {path}: its schema version is 99, and this pytest-bionemo reads 1: update")
+    assert said.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
-    [(None, "No such file"), (b"", "Expecting value"), (b"{", "Expecting"), (b"\xff{}", "codec can't decode")],
-    ids=["no file", "empty", "half", "no text"],
+    [
+        (b"[" * 200_000, "is no JSON"),
+        (None, "No such file"),
+        (b"", "is empty"),
+        (b"{", "Expecting"),
+        (b"\xff{}", "codec can't decode"),
+    ],
+    ids=["deep", "no file", "empty", "half", "no text"],
 )
 def test_a_file_that_cannot_be_read_is_one_line(
     content: bytes | None, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -72,7 +72,55 @@ CHECKS = """
         record_property("cable", "blue")
         device.measure("disk_read", 3.5, "GB/s", bound=7, judgement="good")
     """
+# Each says the secret where pytest, and not the check, passes it on.
+LEAKS = """
+    import logging, os, warnings
+
+    import pytest
+    from pytest_bionemo import check
+
+    TOKEN = os.environ["SHOP_TOKEN"]
+
+
+    @pytest.fixture
+    def account():
+        yield
+        raise RuntimeError("cannot log out with " + TOKEN)
+
+
+    @check()
+    def compares():
+        "It compares."
+        assert TOKEN == "x"
+
+
+    @check()
+    def logs_in(record_property):
+        "It logs in."
+        record_property("url", "https://u:" + TOKEN + "@host")
+        print("with " + TOKEN)
+        logging.getLogger().warning("with " + TOKEN)
+        warnings.warn("with " + TOKEN)
+        try:
+            raise KeyError(TOKEN)
+        except KeyError as error:
+            raise RuntimeError("cannot log in with " + TOKEN) from error
+
+
+    @check()
+    def logs_out(account):
+        "It logs out."
+    """
+BROKEN = """
+    import os
+
+    print("with " + os.environ["SHOP_TOKEN"])
+    raise RuntimeError("cannot import with " + os.environ["SHOP_TOKEN"])
+    """
 TESTS = """
+    import os
+
+
     def test_passes(record_property):
         record_property("answer", 42)
         record_property("why", "a < b")
@@ -82,11 +130,12 @@ TESTS = """
 
     def test_fails(record_property):
         record_property("answer", 43)
+        record_property("own", os.environ["THEIR_TOKEN"])
         assert [1] == [2]
     """
 THEIRS = {
     "passes": {"answer": "42", "why": "a < b", "bionemo_measurement": "{}", "bionemo_fix": ""},
-    "fails": {"answer": "43"},
+    "fails": {"answer": "43", "own": "what-a-project-shows-of-itself"},
 }
 SECRET = "s3cr3t-of-the-shop"
 FINDING = """\
@@ -160,13 +209,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment.create(tmp_path_factory.mktemp("outputs"), packages)
 
 
-def make_rig(environment: Environment, libraries: Libraries, folder: Path) -> Rig:
+def make_rig(environment: Environment, libraries: Libraries, folder: Path, **others: str) -> Rig:
     rig = Rig(environment, libraries, folder)
     rig.node, rig.torch = H100x8, StandinTorch()
-    rig.variables["SHOP_TOKEN"] = SECRET
-    rig.site.joinpath("ours.py").write_text(dedent(CHECKS))
-    rig.site.joinpath("hollow.py").write_text("")
-    rig.write("conftest.py", "def pytest_bionemo_checks(config):\n    return ['ours', 'hollow']\n")
+    rig.variables |= {"SHOP_TOKEN": SECRET, "THEIR_TOKEN": THEIRS["fails"]["own"]}
+    modules = {"ours": CHECKS, "hollow": "", **others}
+    for name, text in modules.items():
+        rig.site.joinpath(f"{name}.py").write_text(dedent(text))
+    rig.write("conftest.py", f"def pytest_bionemo_checks(config):\n    return {[*modules]}\n")
     rig.write("test_theirs.py", dedent(TESTS))
     # The older form of the XML: the fixture record_property warns in the newer one.
     rig.write("pytest.ini", "[pytest]\nfilterwarnings = error\njunit_family = xunit1\n")
@@ -181,7 +231,7 @@ def written(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Written:
     """A validation with tests of the project, written in every form, with and without pytest-xdist."""
-    rig = make_rig(environment, libraries, tmp_path_factory.mktemp("rig"))
+    rig = make_rig(environment, libraries, tmp_path_factory.mktemp("rig"), leaks=LEAKS)
     args = () if request.param == "alone" else ("-n", "2")
     return Written.of(rig, rig.validate(*args, *WRITE_ALL, "test_theirs.py"))
 
@@ -189,7 +239,7 @@ def written(
 def test_the_verdict_is_the_same_in_every_form(written: Written) -> None:
     run = written.run
     assert (run.verdict, run.returncode) == ("BLOCKED", 1)
-    assert sorted(run.blockers) == ["ours::adds_up", "ours::is_slow"]
+    assert sorted(run.blockers) == ["leaks::compares", "ours::adds_up", "ours::is_slow"]
     assert run.warnings == ["ours::is_old"]
     assert run.gap("ours::breaks")["reason"] == "the check itself failed: RuntimeError: boom"
     assert "it holds no @check" in run.gap("hollow")["reason"]
@@ -223,10 +273,35 @@ def test_findings_are_properties_in_junit_that_can_be_read(written: Written) -> 
     assert "assert disks == 3" in str(written.case("adds_up").findtext("failure"))
 
 
-def test_no_secret_of_a_finding_is_in_any_form(written: Written) -> None:
+def test_no_secret_of_a_check_is_in_any_form(written: Written) -> None:
     folder = written.run.report_path.parent
     names = ("junit.xml", "log.jsonl", "page.html", written.run.report_path.name)
     assert [name for name in names if SECRET in (folder / name).read_text()] == []
+    assert SECRET not in written.run.stdout + written.run.stderr
+    # What hides them takes no more than them: tracebacks, captured output and properties are still there.
+    assert "AssertionError: assert '[redacted]' == 'x'" in str(written.case("compares").findtext("failure"))
+    failure = str(written.case("logs_in").findtext("failure"))
+    for said in ("KeyError: '[redacted]'", "RuntimeError: cannot log in with [redacted]", "direct cause"):
+        assert said in failure
+        assert said in written.page.log("bionemo/leaks::logs_in")
+    assert written.properties("logs_in")["url"] == "https://u:[redacted]@host"
+    sections = written.logged("bionemo/leaks::logs_in")["sections"]
+    assert [text.rstrip().endswith("with [redacted]") for _, text in sections] == [True] * 2, sections
+    assert "cannot log out with [redacted]" in str(written.case("logs_out").findtext("error"))
+    assert written.run.gap("leaks::logs_out")["reason"].endswith("cannot log out with [redacted]")
+    assert "UserWarning: with [redacted]" in written.run.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "two workers"])
+def test_no_secret_of_an_import_is_in_any_form(
+    environment: Environment, libraries: Libraries, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    rig = make_rig(environment, libraries, tmp_path, broken=BROKEN)
+    run = rig.validate(*arguments, *WRITE_ALL[:2])
+    assert run.gap("broken")["reason"].endswith("RuntimeError: cannot import with [redacted]")
+    assert "broken: RuntimeError: cannot import with [redacted]" in run.stdout
+    written = [(rig.project / name).read_text() for name in ("junit.xml", "log.jsonl", run.report_path.name)]
+    assert [text.count(SECRET) for text in (run.stdout, run.stderr, *written)] == [0] * 5
 
 
 def test_numbers_and_targets_are_text_and_no_json(written: Written) -> None:
@@ -272,7 +347,7 @@ def test_the_page_shows_findings_and_no_traceback_of_them(written: Written) -> N
     assert "it holds no @check" in page.log("bionemo/hollow")
     assert "assert [1] == [2]" in page.log("test_theirs.py::test_fails")
     for name, row in page.rows.items():
-        if name.startswith("bionemo/") and name not in ("bionemo/ours::adds_up", "bionemo/ours::breaks"):
+        if name.startswith("bionemo/ours::") and name not in ("bionemo/ours::adds_up", "bionemo/ours::breaks"):
             assert not {"Traceback", "CheckFailed", "site-packages"} & set(row["log"].split())
             assert not row["log"].startswith("(")  # the tuple that pytest keeps of a skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import json
+import math
 import pickle
 import re
 from html.parser import HTMLParser
@@ -168,8 +169,10 @@ def test_a_report_is_read_back_from_its_file(tmp_path: Path, monkeypatch: pytest
         (json.dumps(ready(topics=None)).encode(), "it is damaged"),
         (json.dumps(ready(measurements=[{"name": "x"}])).encode(), "the report is damaged (TypeError: "),
         (json.dumps(ready(targets=[{"name": "cannot be shown"}])).encode(), "the report is damaged (KeyError: "),
+        (json.dumps({**ready(), "exitcode": math.inf}).encode(), "is damaged (OverflowError: "),
+        (json.dumps(ready(duration_s=10**400)).encode(), "is damaged (OverflowError: "),
     ],
-    ids=range(16),
+    ids=range(18),
 )  # fmt: skip
 def test_a_file_that_is_no_report_is_one_line_that_names_it(text: bytes | None, said: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
@@ -182,9 +185,14 @@ def test_a_file_that_is_no_report_is_one_line_that_names_it(text: bytes | None, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_no_report(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="cannot be read: Is a directory"):
-        Report.load(tmp_path)
+def test_what_is_no_file_is_no_report(tmp_path: Path) -> None:
+    for path, why in (
+        (tmp_path, "Is a directory"),
+        ("a\0b", "embedded null"),
+        ("~nobody-of-this-name/r", "ould not"),
+    ):
+        with pytest.raises(ReportError, match=f"cannot be read: .*{why}"):
+            Report.load(path)
 
 
 # ---- as a condition

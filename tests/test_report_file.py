@@ -103,6 +103,19 @@ def test_a_name_that_leads_nowhere_is_named_with_the_reason(name: str, why: str,
     assert why in str(caught.value)
 
 
+def test_a_link_to_itself_and_a_name_that_none_can_have_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    for name in ("loop.json", "a\0b"):
+        with pytest.raises(
+            PlaceError
+        ) as caught:  # where Python takes a loop for a path, at the latest when it begins
+            Place(name, tmp_path).begin({})
+        assert str(caught.value).startswith("cannot write the report to ")
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["loop.json"]
+    assert (tmp_path / "loop.json").is_symlink()
+
+
 def test_an_empty_name_is_no_place(tmp_path: Path) -> None:
     with pytest.raises(PlaceError, match="'' is no path"):
         Place("", tmp_path)
@@ -187,6 +200,25 @@ def test_the_value_of_a_secret_variable_goes_wherever_it_stands(name: str) -> No
 def test_values_that_are_no_secrets_stay() -> None:
     environment = {"PATH": "/usr/bin:/bin", "SHORT_KEY": "1234567", "EMPTY_TOKEN": "", "MONKEY": "x"}
     assert clean("PATH is /usr/bin:/bin, 1234567 x", environment) == "PATH is /usr/bin:/bin, 1234567 x"
+
+
+def test_words_of_the_report_and_words_that_are_keys_of_something_stay() -> None:
+    environment = {"A_KEY": "packages", "B_TOKEN": "numerics", "PASSWORD": "not_applicable", "DB_KEY": "customers"}
+    document = {"sections": {"packages": "PASSED", "numerics": "PASSED"}, "not_applicable": ["customers"]}
+    assert clean(document, environment) == document
+    secrets = {
+        "PASSWORD": "correcthorse",
+        "PGPASSWORD": "postgres",
+        "SSH_KEY": "qwertyuiopasdfgh",
+        "A_KEY": "customers1",
+    }
+    assert clean(list(secrets.values()), secrets) == ["[redacted]"] * 4
+
+
+def test_every_line_of_a_secret_goes() -> None:
+    environment = {"SSH_KEY": "-----BEGIN KEY-----\n  b3BlbnNzaC1rZXkt\n-----END KEY-----\n"}
+    said = clean("E   -----BEGIN KEY-----\nE     b3BlbnNzaC1rZXkt\nE   -----END KEY-----", environment)
+    assert said == "E   [redacted]\nE     [redacted]\nE   [redacted]"
 
 
 def test_a_secret_that_holds_another_goes_whole() -> None:

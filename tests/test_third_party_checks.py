@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import getdoc
 from pathlib import Path
 from textwrap import dedent
@@ -275,10 +275,13 @@ def ask(pytestconfig: pytest.Config) -> Iterator[Callable[..., SiteFacts]]:
 
 
 WRONG: Mapping[str, tuple[object, str]] = {
-    "a list": (["rack"], "giver0 returned ['rack'], not a mapping of names to values."),
-    "nothing": (set(), "giver0 returned set(), not a mapping of names to values."),
-    "a list as a value": ({"a": [1]}, "giver0: 'a' is [1] (list). A fact is a str, int, float, bool or None."),
-    "a path as a value": ({"a": Path("/x")}, "PosixPath). A fact is a str, int, float, bool or None."),
+    "a list": (["rack"], "giver0 returned a value of type list, not a mapping of names to values."),
+    "nothing": (set(), "giver0 returned a value of type set, not a mapping of names to values."),
+    "a list as a value": (
+        {"a": [1]},
+        "giver0: 'a' is a value of type list. A fact is a str, int, float, bool or None.",
+    ),
+    "a path as a value": ({"a": Path("/x")}, "PosixPath. A fact is a str, int, float, bool or None."),
     "no name": ({"": 1}, "giver0: '' is no name of a fact: use a text such as 'rack'."),
     "a number as a name": ({1: 1}, "giver0: 1 is no name of a fact: use a text such as 'rack'."),
 }
@@ -292,6 +295,31 @@ def test_what_is_no_mapping_of_names_to_scalars_is_a_usage_error(
         ask(lambda: answer, lambda: {"fine": 1})
     assert str(caught.value).startswith("pytest_bionemo_environment of giver0")
     assert "\n" not in str(caught.value)
+
+
+SITE_SECRET, HIDDEN = "s3cr3t-of-the-site", "hidden-by-its-name"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [[("api_token", HIDDEN), SITE_SECRET]],
+        [{"api_token": [HIDDEN]}],
+        [{SITE_SECRET: [1]}],
+        [{("x", SITE_SECRET): 1}],
+        [{"api_token": HIDDEN}, {"api_token": "another"}],
+        [{"url": f"https://{SITE_SECRET}@host"}, {"url": "another"}],
+        [{SITE_SECRET: 1}, {SITE_SECRET: 2}],
+    ],
+    ids=range(7),
+)
+def test_an_answer_that_is_refused_tells_no_secret(
+    ask: Callable[..., SiteFacts], answers: Sequence[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SITE_TOKEN", SITE_SECRET)
+    with pytest.raises(pytest.UsageError, match=r"^pytest_bionemo_environment.* giver0") as caught:
+        ask(*(lambda answer=answer: answer for answer in answers))
+    assert not [secret for secret in (SITE_SECRET, HIDDEN) if secret in str(caught.value)]
 
 
 def test_what_one_raises_costs_its_facts_alone(ask: Callable[..., SiteFacts]) -> None:

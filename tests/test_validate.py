@@ -302,6 +302,96 @@ def test_a_run_that_leaves_no_report_is_an_error_with_its_last_lines(rig: Rig) -
     assert json.loads((rig.project / "r.json").read_text()) == {"bionemo": {"verdict": "READY"}}
 
 
+DISTURBED = """
+import os, signal, sys, time
+from pathlib import Path
+act = os.environ["ACT"]
+if act == "hangs":
+    time.sleep(600)
+if act in ("other", "other then killed"):  # another run, into the same file
+    Path("r.json").write_bytes(Path("other.json").read_bytes())
+if act == "other then killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def pytest_unconfigure(config):
+    if act == "exit 9":
+        os._exit(9)
+    if act == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+"""
+COLLIDING = """
+from pathlib import Path
+report, other = Path("r.json"), Path("other.json")
+validate("quick", report=other, quiet=True)
+os.environ["PYTEST_ADDOPTS"] = "-p standin_disturbed"
+
+def ask(act, options="", **arguments):
+    os.environ["ACT"] = act
+    os.environ["PYTEST_ADDOPTS"] = "-p standin_disturbed " + options
+    report.write_bytes(other.read_bytes())
+    try:
+        found = validate("quick", report=report, quiet=True, **arguments)
+        said = [found.verdict, [gap.reason for gap in found.not_run][:1], str(found.path)]
+    except pytest_bionemo.ReportError as error:
+        said = [str(error).partition(". ")[0]]
+    return [*said, pytest_bionemo.Report.load(report).verdict]
+
+print(json.dumps([
+    ask("other", "--no-such-option"), ask("other then killed"), ask("exit 9"), ask("crash"),
+    ask("hangs", deadline=0.3), ask("other"),
+]))
+"""
+
+
+def test_what_another_run_wrote_and_what_broke_later_is_no_proof(healthy_rig: Rig) -> None:
+    healthy_rig.site.joinpath("standin_disturbed.py").write_text(DISTURBED)
+    ready, path = "READY_FOR_INSTALL", str(healthy_rig.project / "r.json")
+    not_finished = ["INCONCLUSIVE", ["the run has not finished"], path]
+    refused, killed, left, crashed, hung, found = told(program(healthy_rig, COLLIDING))
+    # The file holds what was written last: of the two that were killed, it is the other's.
+    assert refused == ["the validation left no report (exit status 4)", ready]
+    assert killed == [*not_finished, ready]
+    for said, status in ((left, 9), (crashed, -11)):
+        reason = f"the run was broken off (pytest's exit status {status})"
+        assert said == ["INCONCLUSIVE", [reason], path, "INCONCLUSIVE"]
+    assert hung == [*not_finished, "INCONCLUSIVE"]
+    assert found == [ready, [], path, ready]
+    saved = json.loads((healthy_rig.project / "r.json").read_text())
+    assert_valid(saved)
+    assert [entry.name for entry in healthy_rig.project.iterdir() if entry.suffix == ".part"] == []
+
+
+AWKWARD = """
+import io, resource
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 4096), limit))
+files = [open(os.devnull) for _ in range(1100)]
+shown = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+sys.stdout, stdout = shown, sys.stdout
+os.environ["PYTHONIOENCODING"] = "latin-1"
+report = validate("quick", report="Zürich ≥ 1.json")
+shown.flush()
+sys.stdout = stdout
+lines = shown.buffer.getvalue().decode("latin-1").splitlines()
+print(json.dumps([report.verdict, str(report.path), [line for line in lines if line.startswith("report ")]]))
+"""
+
+
+def test_a_program_with_many_files_and_an_encoding_of_its_own_gets_its_report(rig: Rig) -> None:
+    rig.variables["PYTHONUTF8"] = "1"  # for the names of files
+    verdict, path, lines = told(program(rig, AWKWARD))
+    assert (verdict, Path(path).name) == ("BLOCKED", "Zürich ≥ 1.json")
+    assert lines == ["report   Zürich ? 1.json"]
+
+
+def test_a_folder_that_is_not_there_any_more_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ReportError, match=r"^the validation could not be started: the current folder is not there"):
+        validate(quiet=True)
+
+
 def test_an_interpreter_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
     with pytest.raises(ReportError, match=r"the validation could not be started: .*No such file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -11,6 +12,10 @@ from typing import Any
 
 _SECRET_NAME = re.compile(r"((^|_)(TOKEN|(API|ACCESS)?KEY|SECRET|CREDENTIALS?)|PASSWORD|PASSWD)(_|$)", re.IGNORECASE)
 _SHORTEST_SECRET = 8
+# DB_KEY=customers names a column. A password may be a word, and a random one of small letters is longer than that.
+_NAMES_NO_SECRET = re.compile(r"KEY(_|$)", re.IGNORECASE)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_LONGEST_WORD = 11
 # The forms of well-known tokens, wherever they come from.
 _SECRET_FORM = re.compile(r"\b(?:hf_|nvapi-|ghp_|github_pat_|sk-|dapi|AKIA)[A-Za-z0-9_-]{12,}")
 REDACTED = "[redacted]"
@@ -23,9 +28,10 @@ def clean(document: Any, environment: Mapping[str, str] | None = None) -> Any:
     """A copy of a JSON-like value without secrets, and with numbers that JSON can hold.
 
     The values of environment variables whose names speak of secrets go, wherever they stand, and so do tokens of
-    well-known forms; the home folder, which names the user, becomes ``~``, and the user's name in other paths
-    ``USER``. NaN and infinities become text;
-    what is no builtin becomes its ``str``.
+    well-known forms. A value that is a word of the report itself, such as ``packages``, stays, as hiding it would
+    break the report, and so does a short plain word in a variable that ends in KEY. The home folder, which names the
+    user, becomes ``~``, and the user's name in other paths ``USER``. NaN and infinities become text; what is no
+    builtin becomes its ``str``.
     """
     hide = hider(os.environ if environment is None else environment)
 
@@ -52,10 +58,31 @@ def speaks_of_a_secret(name: str) -> bool:
     return bool(_SECRET_NAME.search(name))
 
 
+def _is_secret(name: str, value: str) -> bool:
+    if not speaks_of_a_secret(name) or len(value) < _SHORTEST_SECRET or value in _own_words():
+        return False
+    is_word = len(value) <= _LONGEST_WORD and _WORD.fullmatch(value)
+    return not (is_word and _NAMES_NO_SECRET.search(name))
+
+
+@functools.cache
+def _own_words() -> str:
+    """The text in which every word stands that is the report's own: its schema, and the names of the topics."""
+    package = Path(__file__).parents[1]
+    topics = [path.stem for path in package.joinpath("checks").glob("*.py")]
+    return "\n".join([package.joinpath("report", "schema.json").read_text(encoding="utf-8"), *topics])
+
+
 def hider(environment: Mapping[str, str]) -> Callable[[str], str]:
     """What hides the secrets of this environment in a text: see :func:`clean`."""
     secrets = sorted(
-        (value for name, value in environment.items() if speaks_of_a_secret(name) and len(value) >= _SHORTEST_SECRET),
+        {
+            part
+            for name, value in environment.items()
+            # A traceback puts something before every line of a private key.
+            for part in (value, *map(str.strip, value.splitlines()))
+            if _is_secret(name, part)
+        },
         key=len,
         reverse=True,
     )

@@ -53,10 +53,12 @@ class Place:
     def __init__(self, name: str, folder: Path) -> None:
         try:
             path = _choose(name, folder)
-        except (OSError, RuntimeError) as error:  # a name too long, a closed folder, the home of nobody
+            self.path = path.resolve() if path.is_symlink() else path
+            is_something_else = self.path.exists() and not self.path.is_file()
+        except (OSError, RuntimeError, ValueError) as error:
+            # A name too long or that none can have, a closed folder, the home of nobody, a link to itself.
             raise _unwritable(name, error) from None
-        self.path = path.resolve() if path.is_symlink() else path
-        if self.path.exists() and not self.path.is_file():
+        if is_something_else:
             # Replacing /dev/null by a file would break the machine.
             raise PlaceError(f"{self.path} is no regular file. Choose another --bionemo-report.")
         self._before: bytes | None = None
@@ -77,7 +79,7 @@ class Place:
             with suppress(FileNotFoundError):
                 self._before = self.path.read_bytes()
             self._replace(self._begun)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unwritable(self.path, error) from None
 
     def restore(self) -> None:

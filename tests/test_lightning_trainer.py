@@ -140,7 +140,7 @@ def test_without_lightning_the_test_is_skipped_and_says_why(rig: Rig) -> None:
     assert "1 passed, 1 skipped" in run.stdout
     said = " ".join(run.stdout.split())
     assert "neither lightning nor pytorch-lightning is installed: pip install pytorch-lightning" in said
-    assert "1 passed, 1 error" in rig.pytest("--bionemo-strict").stdout
+    assert "1 failed, 1 passed" in rig.pytest("--bionemo-strict").stdout
 
 
 def test_a_lightning_that_does_not_import_is_no_reason_to_skip(rig: Rig) -> None:

@@ -34,8 +34,6 @@ def shape_of(name: str) -> Shape:
         ("8M", 1, 32, "float32"),  # gradients decide
         ("8M", 4, 64, "float32"),  # activations decide
         ("8M", 4, 64, "bfloat16"),
-        ("8M", 1, 256, "float32"),
-        ("35M", 1, 128, "float32"),
         ("35M", 2, 128, "bfloat16"),
         ("150M", 1, 128, "float32"),
     ],

@@ -16,7 +16,7 @@ from faults import Change
 from faults.health import bare_metal, kernel_says, recovery, xid
 from faults.injections import both, machine, shown
 from faults.platform import hyperpod
-from standin import H100_MIG, MIB, PROFILES, H100x8, Node, T4x1, V100x4
+from standin import H100_MIG, MIB, PROFILES, H100x8, Node, RTX4090x1, T4x1, V100x4
 from standin.torch_package import StandinTorch
 
 GIB = 1024 * MIB
@@ -273,6 +273,11 @@ def test_health_is_asked_for_in_a_validation_only_and_handles_once(rig: Rig) -> 
 def test_mig_slices_leave_their_gpu_to_be_judged(healthy_rig: Rig) -> None:
     healthy_rig.node = H100_MIG.with_health(0, ecc_volatile=1)
     assert findings(healthy_rig.validate()) == ["health::has_no_memory_errors[gpu0]"]
+
+
+def test_a_card_that_was_given_more_memory_lacks_none(healthy_rig: Rig) -> None:
+    healthy_rig.node = RTX4090x1.with_gpu(0, memory_bytes=49140 * MIB)
+    assert healthy_rig.validate().outcome("health::has_all_its_memory[gpu0]") == "passed"
 
 
 def test_the_codes_are_those_of_nvml() -> None:

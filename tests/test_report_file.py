@@ -284,7 +284,9 @@ def test_the_name_of_the_user_is_in_no_path(text: str, cleaned: str, variable: s
 
 
 def test_a_user_of_no_name_changes_no_path() -> None:
-    assert clean("/root/x /ubuntu", {"USER": "root", "LOGNAME": "ubuntu"}) == "/root/x /ubuntu"
+    users = {"USER": "root", "LOGNAME": "ubuntu"}
+    text = "/{USER}/x /{LOGNAME}".format(**users)
+    assert clean(text, users) == text
 
 
 def test_the_variables_of_this_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

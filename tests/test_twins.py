@@ -12,20 +12,16 @@ from pathlib import Path
 import pytest
 
 from conftest import Rig
-from faults import LAYERS, Fault, Twin, layer_of, matrix
+from faults import LAYERS, layer_of, matrix
 from faults.base import BESIDE_MIG
 from faults.injections import closed_gpus, libcuda, machine, no_gpus, shown
-from faults.proof import assert_all_pass, assert_fails_where_the_fault_is_and_nowhere_else
+from faults.proof import Pairs
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.suite import declared_checks, import_checks, topic_of
 from standin import H100_MIG, A10Gx1, H100x8
 from standin.torch_package import StandinTorch
 
 COMPUTES = "torch::computes"
-
-TWINS = matrix.twins("base")
-FAULTS = matrix.faults(TWINS)
-
 
 # Their twins are in test_check_<topic>.py.
 ELSEWHERE = ("numerics", "precision", "forward", "lightning", "benchmark", "stack", "packages", "targets")
@@ -54,14 +50,8 @@ def test_every_check_that_computes_is_tested(topic: str) -> None:
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
-@pytest.mark.parametrize("twins", matrix.on_the_same_machine(TWINS))
-def test_passes_on_a_healthy_machine(healthy_rig: Rig, twins: dict[str, Twin]) -> None:
-    assert_all_pass(healthy_rig, twins)
-
-
-@pytest.mark.parametrize(("check", "fault"), FAULTS)
-def test_fails_where_the_fault_is_and_nowhere_else(healthy_rig: Rig, check: str, fault: Fault) -> None:
-    assert_fails_where_the_fault_is_and_nowhere_else(healthy_rig, check, TWINS[check], fault)
+class TestPairs(Pairs):
+    tables = ("base",)
 
 
 def test_four_driver_problems_have_four_findings(healthy_rig: Rig) -> None:

@@ -331,6 +331,35 @@ def pages_are_retired(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
 
 
 @check(severity="warning")
+def has_all_its_memory(gpu: Gpu) -> None:
+    """The GPU has as much memory as its model has.
+
+    Fix: reset the GPU; if its memory stays smaller, replace the node.
+    """
+    model = models.find(gpu.name or "")
+    if model is None:
+        not_applicable(f"the name {gpu.name} alone tells no model on record, and no memory")
+    if gpu.memory_bytes is None:
+        not_applicable(f"GPU {gpu.index} has no memory of its own to tell of")
+    if _lacks_memory(gpu):
+        sold = " or ".join(f"{size:g} GB" for size in model.memory_gb)
+        fail(
+            f"{_name(gpu)}: it has {_gib(gpu.memory_bytes)} of memory, and its model is sold with {sold}",
+            why="what was planned for the model does not fit, and no bound of the model is a ruler for it",
+            fix=_reset(gpu),
+            action=Action.REPLACE_NODE,
+        )
+
+
+def _lacks_memory(gpu: Gpu) -> bool:
+    """Whether it has less than any product of its name; there are cards that were given more."""
+    model = models.find(gpu.name or "")
+    if model is None or gpu.memory_bytes is None or models.find(gpu.name or "", gpu.memory_bytes):
+        return False
+    return gpu.memory_bytes < max(model.memory_gb) * 2**30
+
+
+@check(severity="warning")
 def memory_is_free(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """Nobody else holds much of the GPU's memory.
 
@@ -918,7 +947,8 @@ def gpus_are_alike(gpus: tuple[Gpu, ...], machine: Machine) -> None:
         wait_for(f"health::can_be_read[gpu{machine.unread_gpu}]", "not every GPU could be asked")
     questions: dict[str, Callable[[Gpu], Any]] = {
         "model": lambda gpu: gpu.name,
-        "memory": lambda gpu: gpu.memory_bytes and _gib(gpu.memory_bytes),
+        # What a GPU lacks of its model's is told by has_all_its_memory.
+        "memory": lambda gpu: None if _lacks_memory(gpu) else gpu.memory_bytes and _gib(gpu.memory_bytes),
         "firmware (VBIOS)": lambda gpu: healths[gpu.index].vbios,
         "power limit": lambda gpu: (limit := healths[gpu.index].power_limit) and f"{limit:g} W",
     }
@@ -1129,7 +1159,8 @@ def _reset(gpu: Gpu, first: str = "") -> list[str]:
 
 
 def _model(gpu: Gpu) -> GpuModel | None:
-    return models.find(gpu.name or "", gpu.memory_bytes)
+    # One that has lost memory is judged as what its name says: it is no unknown GPU of which nothing is expected.
+    return models.find(gpu.name or "", gpu.memory_bytes) or models.find(gpu.name or "")
 
 
 def _is_for_data_centres(gpu: Gpu) -> bool:

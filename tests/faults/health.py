@@ -266,6 +266,26 @@ TWINS: dict[str, Twin] = {
         healthy=both(machine(T4x1), sick(pages_retired_single=3)),
         parameter="gpu0",
     ),
+    "health::has_all_its_memory": Twin(
+        {
+            "half of it, alone": Fault(
+                machine(H100x1.with_gpu(0, memory_bytes=40960 * MIB)),
+                r"it has 40\.0 GiB of memory, and its model is sold with 80 GB",
+                "--gpu-reset -i 0",
+                "REPLACE_NODE",
+                "gpu0",
+            ),
+            "half of it, on every GPU": Fault(
+                all_changed(memory_bytes=40960 * MIB),
+                r"it has 40\.0 GiB of memory",
+                "--gpu-reset",
+                "REPLACE_NODE",
+                "gpu7",
+            ),
+        },
+        healthy=machine(T4x1),  # which reports 9 % less than it is sold with
+        parameter="gpu0",
+    ),
     "health::memory_is_free": Twin(
         {
             "of somebody else": Fault(

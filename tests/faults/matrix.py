@@ -51,9 +51,9 @@ def twins(*tables: str) -> dict[str, Twin]:
 
 
 def faults(pairs: Mapping[str, Twin]) -> list[Any]:
-    """A check and a fault each, as parameters of a test."""
+    """A pair, its check and one of its faults each, as parameters of a test."""
     return [
-        pytest.param(check, fault, id=f"{check}-{name}")
+        pytest.param(twin, check, fault, id=f"{check}-{name}")
         for check, twin in pairs.items()
         for name, fault in twin.faults.items()
     ]

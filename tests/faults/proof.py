@@ -4,9 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import ClassVar
+
+import pytest
 
 from conftest import Rig
-from faults import Fault, Twin, severity_of, with_parameter
+from faults import Fault, Twin, matrix, severity_of, with_parameter
+
+
+class Pairs:
+    """The tests of the pairs of some tables: a test class inherits it and names them."""
+
+    tables: ClassVar[tuple[str, ...]]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        twins = matrix.twins(*self.tables)
+        if "fault" in metafunc.fixturenames:
+            metafunc.parametrize(("twin", "check", "fault"), matrix.faults(twins))
+        else:
+            metafunc.parametrize("twins", matrix.on_the_same_machine(twins))
+
+    def test_passes_on_a_healthy_machine(self, healthy_rig: Rig, twins: dict[str, Twin]) -> None:
+        assert_all_pass(healthy_rig, twins)
+
+    def test_fails_where_the_fault_is_and_nowhere_else(
+        self, healthy_rig: Rig, twin: Twin, check: str, fault: Fault
+    ) -> None:
+        assert_fails_where_the_fault_is_and_nowhere_else(healthy_rig, check, twin, fault)
 
 
 def assert_all_pass(rig: Rig, twins: Mapping[str, Twin]) -> None:

@@ -184,7 +184,7 @@ def test_attention_that_looks_at_padding_is_found(compute_rig: Rig) -> None:
 @proves("forward::adamw_agrees", "AdamW takes half of its step", "kernel")
 def test_an_adamw_that_takes_half_of_its_steps_is_found(compute_rig: Rig) -> None:
     compute_rig.spoil_workers(KERNELS + HALF_AN_UPDATE)
-    run = compute_rig.rehearse("bionemo/forward")
+    run = compute_rig.rehearse(*(f"bionemo/{check}" for check in (SMALL, ADAMW, ESM2)))
     found = messages(run)
     assert found.keys() == {ADAMW, ESM2}
     assert found[ADAMW].startswith("cpu0: AdamW changes 27 of 27 parameters of a small encoder wrongly: ")

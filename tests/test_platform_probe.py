@@ -183,6 +183,11 @@ def test_a_node_of_slurm_is_one_outside_a_job_too(tmp_path: Path) -> None:
     assert platforms.read({}, tmp_path).slurm == Slurm()
 
 
+def test_a_machine_with_the_clients_package_alone_is_no_node_of_slurm(tmp_path: Path) -> None:
+    lay(tmp_path, {"etc/slurm/plugstack.conf": "include /etc/slurm/plugstack.conf.d/*.conf\n"})
+    assert platforms.read({}, tmp_path).slurm is None
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

@@ -81,8 +81,8 @@ class Containers:
 def read(variables: Mapping[str, str], root: Path) -> Slurm | None:
     """None where this is not Slurm."""
     job = variables.get("SLURM_JOB_ID") or variables.get("SLURM_JOBID")
-    if not job and not _configurations(root):
-        return None
+    if not job and not any(files.exists(folder / "slurm.conf") for folder in _configurations(root)):
+        return None  # the client's packages bring a plugstack.conf of their own
     return Slurm(
         job or None,
         _number(variables, "SLURM_JOB_NUM_NODES", "SLURM_NNODES"),

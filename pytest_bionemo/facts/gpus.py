@@ -178,6 +178,7 @@ def find(device_name: str, memory_bytes: int | None = None) -> GpuModel | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
+@functools.cache
 def _words(name: str) -> frozenset[str]:
     return frozenset(re.split(r"[\s_-]+", name.upper().strip()))
 

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_bionemo.terms import DEVICES, LEVELS, Device, Level
+from pytest_bionemo.terms import DEFAULT_REPORT, DEVICES, LEVELS, Device, Level
 
-DEFAULT_REPORT = "bionemo_validation_report.json"
 DEFAULT_TIMEOUT_S = 120.0
 _LONGEST_TIMEOUT_S = 24 * 60 * 60
 REQUIREMENTS = ("install", "ready")

@@ -11,3 +11,5 @@ Device = Literal["cuda", "cpu"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 LEVELS: tuple[Level, ...] = get_args(Level)
 DEVICES: tuple[Device, ...] = get_args(Device)
+
+DEFAULT_REPORT = "bionemo_validation_report.json"

@@ -49,7 +49,7 @@ def machine(
     variables: Mapping[str, str] | None = None,
 ) -> Machine:
     """A machine that was asked before, as a process of pytest-xdist gets it."""
-    said = {
+    said: dict[str, object] = {
         "gpu_env": env.to_json(),
         "health": (health or Health()).to_json(),
         "torch_build": TorchBuild().to_json(),
@@ -57,6 +57,7 @@ def machine(
         "surroundings": (around or Surroundings({})).to_json(),
         "mount_answers": {"value": None, "failure": None, "before": []},
         "variables": variables or {},
+        "job": None,
     }
     return Machine.from_json(json.dumps(said))
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+from pytest_bionemo.facts import lightning
 from pytest_bionemo.facts import platforms as platform_facts
 from pytest_bionemo.model import GpuEnv
 from pytest_bionemo.probes import (
@@ -20,6 +21,7 @@ from pytest_bionemo.probes import (
     limits,
     mounts,
     nvml,
+    packages,
     processors,
     storage,
     surroundings,
@@ -27,11 +29,13 @@ from pytest_bionemo.probes import (
     torch_build,
     visible,
 )
+from pytest_bionemo.probes import job as jobs
 from pytest_bionemo.probes.child import Answer, Child
 from pytest_bionemo.probes.clock import Clock
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.health import Health
 from pytest_bionemo.probes.host import Host
+from pytest_bionemo.probes.job import Job
 from pytest_bionemo.probes.kernel_log import KernelLog
 from pytest_bionemo.probes.libraries import CudaLibrary
 from pytest_bionemo.probes.limits import Limits
@@ -44,7 +48,7 @@ from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
 
 # Looking at a folder takes no time, unless its file system hangs; a server that is busy answers later than a disk.
-_DEADLINES_S = {storage.TARGET: 20.0, surroundings.TARGET: 20.0, mounts.TARGET: 10.0}
+_DEADLINES_S = {storage.TARGET: 20.0, surroundings.TARGET: 20.0, mounts.TARGET: 10.0, jobs.HOSTS: 20.0}
 _WITH_HEALTH = "with_health"
 
 _STEERING = (visible.VARIABLE, visible.ORDER, libraries.VARIABLE)
@@ -78,6 +82,7 @@ class Machine:
         self._ask_around()
         if self.shared_mounts:
             self._ask_mounts()
+        self._ask_hosts(jobs.read(self._environment))
 
     def close(self) -> None:
         """End children whose answer nobody waited for."""
@@ -131,6 +136,22 @@ class Machine:
     def platform(self) -> Platform:
         """The platforms that this is, such as HyperPod, Slurm and AWS at once."""
         return self.surroundings.platform
+
+    @cached_property
+    def job(self) -> Job | None:
+        """The job of which this machine is a node, from the launcher's variables; None where it is of none."""
+        found = jobs.read(self._environment)
+        child = self._ask_hosts(found)
+        return jobs.with_hosts(found, child.answer().value) if found and child else found
+
+    @cached_property
+    def job_of_lightning(self) -> Job | None:
+        """The same with what Lightning's cluster environment makes of it, where there is a Lightning."""
+        names = [name for name in lightning.modules() if packages.find(name)]
+        if self.job is None or not names:
+            return self.job
+        told = jobs.asking_lightning(self.job, names[0])
+        return jobs.with_lightning(self.job, self._child(jobs.OF_LIGHTNING, **told).answer().value)
 
     @cached_property
     def fabric(self) -> Fabric | None:
@@ -198,6 +219,7 @@ class Machine:
                 "storage": self.storage.to_json(),
                 "surroundings": self.surroundings.to_json(),
                 "mount_answers": asdict(self.mount_answers),
+                "job": self.job.to_json() if self.job else None,
                 "variables": self.variables,
             }
         )
@@ -214,11 +236,17 @@ class Machine:
         machine.__dict__["surroundings"] = Surroundings(**data["surroundings"])
         said = data["mount_answers"]
         machine.__dict__["mount_answers"] = Answer(said["value"], said["failure"], tuple(said["before"]))
+        machine.__dict__["job"] = Job.from_json(data["job"]) if data["job"] else None
         machine.variables = data["variables"]
         return machine
 
     def _ask_around(self) -> Child:
         return self._child(surroundings.TARGET, shared=[mount.path for mount in self.shared_mounts])
+
+    def _ask_hosts(self, job: Job | None) -> Child | None:
+        """Only where there is a list that its variables alone do not expand."""
+        needs_asking = job and job.node_list and not job.hosts
+        return self._child(jobs.HOSTS, node_list=job.node_list) if job and needs_asking else None
 
     def _ask_mounts(self) -> Child:
         return self._child(mounts.TARGET, paths=[mount.path for mount in self.shared_mounts])

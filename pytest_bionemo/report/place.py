@@ -25,12 +25,12 @@ class PlaceError(Exception):
     """The report cannot be written; the message is one line."""
 
 
-def _choose(name: str, folder: Path) -> Path:
+def _choose(name: str, folder: Path, subfolder: str | None, node: str) -> Path:
     if not name:
         raise PlaceError("'' is no path for the report. Choose another --bionemo-report.")
     path = folder / Path(name).expanduser()
     if path.is_dir():
-        return path / f"{socket.gethostname()}.json"
+        return path / (subfolder or "") / f"{node}.json"
     if name.endswith(os.sep) or not path.parent.is_dir():
         missing = path if name.endswith(os.sep) else path.parent
         raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another --bionemo-report.")
@@ -47,12 +47,14 @@ class Place:
 
     :param name: a path as the user gave it; an existing folder gets ``<hostname>.json``.
     :param folder: what a relative path is relative to.
+    :param subfolder: of an existing folder; made by the first of the nodes that write there.
+    :param node: instead of the name of this host.
     :raises PlaceError: if no report can lie there.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, subfolder: str | None = None, node: str | None = None) -> None:
         try:
-            path = _choose(name, folder)
+            path = _choose(name, folder, subfolder, node or socket.gethostname())
             self.path = path.resolve() if path.is_symlink() else path
             is_something_else = self.path.exists() and not self.path.is_file()
         except (OSError, RuntimeError, ValueError) as error:
@@ -76,6 +78,8 @@ class Place:
         """
         self._begun = _encode(document)
         try:
+            # It stays after a usage error, too: another node may be about to write there.
+            self.path.parent.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):
                 self._before = self.path.read_bytes()
             self._replace(self._begun)

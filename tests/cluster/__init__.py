@@ -1,0 +1,1 @@
+"""Real clusters on the machine that runs the tests."""

@@ -119,6 +119,7 @@ def fail(
     action: Action = Action.FIX_SOFTWARE,
     links: str | Iterable[str] = (),
     severity: Severity | None = None,
+    blames: str | Iterable[str] = (),
 ) -> NoReturn:
     """End the check with a finding.
 
@@ -128,7 +129,8 @@ def fail(
     :param action: what has to be done, as a scheduler or an administrator reads it.
     :param links: where this is documented.
     :param severity: ``"warning"`` where a blocker found something that is worse than it should be and works.
-    :raises TypeError: for a fix or links that are no texts.
+    :param blames: the hosts that are at fault, where others of the job are and this machine is not.
+    :raises TypeError: for a fix, links or blames that are no texts.
     :raises ValueError: for a message without text, an unknown action or severity.
     """
     __tracebackhide__ = True
@@ -136,7 +138,8 @@ def fail(
     if severity is not None:
         _expect("severity", severity, SEVERITIES)
     reason = str(why or "")
-    raise CheckFailed(Finding(seen, reason, _texts("fix", fix), Action(action), _texts("links", links), severity))
+    lists = _texts("fix", fix), Action(action), _texts("links", links)
+    raise CheckFailed(Finding(seen, reason, *lists, severity, _texts("blames", blames)))
 
 
 def not_applicable(reason: object) -> NoReturn:

@@ -23,7 +23,7 @@ from pytest_bionemo.worker import Device, Numbers, Trouble, Workers, WorkloadFai
 T = TypeVar("T")
 
 MEASUREMENT = "bionemo_measurement"  # the property in which a check records a number
-_WORKLOADS = "pytest_bionemo.workloads."
+WORKLOADS = "pytest_bionemo.workloads."
 _KERNEL_LOG = "look at the kernel log: $ sudo dmesg | grep -i -e nvrm -e xid"
 
 
@@ -42,7 +42,7 @@ class ComputeDevice:
     @property
     def device(self) -> Device:
         """For its worker."""
-        return Device.of_gpu(self.label) if self.gpu else Device.cpu(self.label)
+        return Device.of_gpu(self.label, self.name) if self.gpu else Device.cpu(self.label)
 
 
 def devices_of(machine: Machine, options: Options) -> tuple[ComputeDevice, ...]:
@@ -167,9 +167,9 @@ class Compute:
         """
         __tracebackhide__ = True
         try:
-            return self._workers.run(self.label, _WORKLOADS + workload, **parameters)
+            return self._workers.run(self.label, WORKLOADS + workload, **parameters)
         except WorkloadFailed as error:
-            self._explain(error, workload)
+            self.explain(error, workload)
             raise
 
     def peers(self, workload: str, /, **parameters: Any) -> dict[str, Numbers]:
@@ -178,7 +178,7 @@ class Compute:
         for label in self._workers.labels:
             if label != self.label:
                 try:
-                    found[label] = self._workers.run(label, _WORKLOADS + workload, **parameters)
+                    found[label] = self._workers.run(label, WORKLOADS + workload, **parameters)
                 except WorkloadFailed:
                     continue
         return found
@@ -186,7 +186,7 @@ class Compute:
     def computes(self) -> bool:
         """Whether the device gives right numbers at all: what ``torch::computes`` establishes."""
         try:
-            return self.is_right(self._workers.run(self.label, f"{_WORKLOADS}smoke:run"))
+            return self.is_right(self._workers.run(self.label, f"{WORKLOADS}smoke:run"))
         except WorkloadFailed:
             return False
 
@@ -227,7 +227,7 @@ class Compute:
         self._properties.append((MEASUREMENT, json.dumps(measurement.to_json())))
         return measurement
 
-    def _explain(self, error: WorkloadFailed, workload: str) -> None:
+    def explain(self, error: WorkloadFailed, workload: str) -> None:
         """End the check with a finding where the device or its software is at fault, and not the workload."""
         __tracebackhide__ = True
         seen = f"{self}: the workload {workload} "

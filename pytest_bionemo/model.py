@@ -54,6 +54,7 @@ class Finding:
     """A failed check: what was seen and expected, why it matters, how to fix it.
 
     A ``fix`` line that starts with ``$ `` is a command to type. ``severity`` is the check's own unless given.
+    ``blames`` are the hosts of a job that are at fault, where this machine is not: the action is for them.
     """
 
     message: str
@@ -62,6 +63,7 @@ class Finding:
     action: Action = Action.FIX_SOFTWARE
     links: tuple[str, ...] = ()
     severity: Severity | None = None
+    blames: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """All of it as lines of text: what was seen, why it matters, how to fix it, where to read on."""

@@ -41,6 +41,7 @@ class ReportedFinding:
 
     ``check`` is its id (``bionemo/driver::loads``), ``severity`` "blocker" or "warning", ``device`` the UUID of the
     GPU or slice that it concerns, None for the machine. A line of ``fix`` that starts with ``$ `` is a command.
+    ``blames`` are the hosts that are at fault where this machine is not.
     """
 
     check: str
@@ -52,6 +53,7 @@ class ReportedFinding:
     links: tuple[str, ...]
     device: str | None
     title: str
+    blames: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ def _finding(entry: Mapping[str, Any], severity: str) -> ReportedFinding:
         fix=tuple(entry["fix"]),
         action=Action(entry["action"]),
         links=tuple(entry["links"]),
+        blames=tuple(entry.get("blames", ())),
         device=entry["device"],
         title=entry["title"],
     )

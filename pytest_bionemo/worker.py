@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from pytest_bionemo.probes.child import describe_death, die_with
 from pytest_bionemo.probes.host import usable_cores
-from pytest_bionemo.workloads import KIND
+from pytest_bionemo.workloads import DEADLINE, KIND, LOCAL_RANK, LOCAL_SIZE, NAME, meeting
 
 Numbers = Mapping[str, Any]
 
@@ -76,32 +76,41 @@ class Trouble(str, Enum):
     OUT_OF_MEMORY = "out of memory"
     CUDA_ERROR = "CUDA error"
     LIBRARY_ERROR = "CUDA library error"
+    MISSED = "missed rank"
     ERROR = "error"
     NOT_STARTED = "not started"
 
 
 class WorkloadFailed(Exception):
-    """A workload that gave no answer: which, on which device, and how it ended."""
+    """A workload that gave no answer: which, on which device, and how it ended.
 
-    def __init__(self, workload: str, device: str, trouble: Trouble, text: str) -> None:
+    ``blames`` are the hosts that are at fault where it is another rank's (``Trouble.MISSED``).
+    """
+
+    def __init__(self, workload: str, device: str, trouble: Trouble, text: str, blames: Sequence[str] = ()) -> None:
         super().__init__(f"{workload} on {device}: {text}")
         self.workload = workload
         self.device = device
         self.trouble = trouble
         self.text = text
+        self.blames = tuple(blames)
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a worker runs: ``label`` as it is shown, and the variables that give it this device alone."""
+    """Where a worker runs: ``label`` as it is shown, and the variables that give it this device alone.
+
+    ``name`` is what other nodes read of it ("gpu0"): the label unless given.
+    """
 
     label: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
 
     @classmethod
-    def of_gpu(cls, uuid: str) -> Device:
+    def of_gpu(cls, uuid: str, name: str = "") -> Device:
         """One GPU or MIG slice, by its UUID: indices mean different GPUs to CUDA and to NVML."""
-        return cls(uuid, {"CUDA_VISIBLE_DEVICES": uuid, KIND: "cuda"})
+        return cls(uuid, {"CUDA_VISIBLE_DEVICES": uuid, KIND: "cuda"}, name)
 
     @classmethod
     def cpu(cls, label: str = "cpu") -> Device:
@@ -121,8 +130,8 @@ class Workers:
         self._folder = _Folder()
         threads = max(1, usable_cores() // max(1, len(devices)))
         self._workers = {
-            device.label: _Worker(device, timeout, self._folder, threads, _Hangs(locks, device.label))
-            for device in devices
+            device.label: _Worker(device, timeout, self._folder, threads, _Hangs(locks, device.label), place)
+            for device, place in zip(devices, _places(devices), strict=True)
         }
         self._answers: dict[str, dict[str, Numbers | WorkloadFailed]] = {}
         self._locks = locks
@@ -234,6 +243,14 @@ class _Hangs:
         return self._names
 
 
+def _places(devices: Sequence[Device]) -> list[dict[str, str]]:
+    """What each worker is told of its place among those of this node."""
+    return [
+        {NAME: device.name or device.label, LOCAL_RANK: str(index), LOCAL_SIZE: str(len(devices))}
+        for index, device in enumerate(devices)
+    ]
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     # Whoever holds it has a deadline, and the lock goes with its process: this wait ends.
@@ -245,12 +262,20 @@ def _locked(path: Path) -> Iterator[None]:
 class _Worker:
     """One device's child."""
 
-    def __init__(self, device: Device, timeout: float, folder: _Folder, threads: int, hangs: _Hangs) -> None:
+    def __init__(
+        self, device: Device, timeout: float, folder: _Folder, threads: int, hangs: _Hangs, place: Mapping[str, str]
+    ) -> None:
         self._device = device
         self._timeout = timeout
         self._folder = folder
-        self._threads = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        # One that waits gives its core to the others: spinning is a third of the time of a busy machine.
+        self._threads = {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
         self._hangs = hangs
+        self._place = place
         self._is_given_up = False
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: int = -1
@@ -268,7 +293,7 @@ class _Worker:
         assert process.stdin
         # A child that is gone is found when its answer is collected.
         with suppress(BrokenPipeError):
-            process.stdin.write(request.encode() + b"\n")
+            process.stdin.write(f"{self._deadline!r} {request}\n".encode())
             process.stdin.flush()
 
     def collect(self) -> Numbers | WorkloadFailed:
@@ -322,7 +347,7 @@ class _Worker:
     def _environment(self, folder: str) -> dict[str, str]:
         # All workers at once must not ask for more threads than there are cores: they would wait for each other.
         folders = dict.fromkeys(_FOLDERS, folder)
-        return {**os.environ, **_VARIABLES, **folders, **self._threads, **self._device.variables}
+        return {**os.environ, **_VARIABLES, **folders, **self._threads, **self._place, **self._device.variables}
 
     def _read_line(self) -> tuple[bytes, WorkloadFailed | None]:
         assert self._process
@@ -353,13 +378,13 @@ class _Worker:
             return (
                 answer["numbers"]
                 if "numbers" in answer
-                else self._failure(Trouble(answer["trouble"]), answer["text"])
+                else self._failure(Trouble(answer["trouble"]), answer["text"], answer["blames"])
             )
         except (ValueError, KeyError, TypeError):
             return self._failure(Trouble.DEATH, f"its answer is damaged: {line[:200]!r}")
 
-    def _failure(self, trouble: Trouble, text: str) -> WorkloadFailed:
-        return WorkloadFailed(self._workload, self._device.label, trouble, text)
+    def _failure(self, trouble: Trouble, text: str, blames: Sequence[str] = ()) -> WorkloadFailed:
+        return WorkloadFailed(self._workload, self._device.label, trouble, text, blames)
 
     def _describe_end(self) -> str:
         assert self._process
@@ -381,10 +406,24 @@ def serve(parent: int, channel: int) -> None:
     die_with(parent)
     os.set_inheritable(channel, False)
     with os.fdopen(channel, "w") as answers:
-        for request in sys.stdin:
+        meeting.last_resort = _answering_for(answers)
+        for line in sys.stdin:
+            # Only this request's: a workload that meets others has to be told that one is missed before it is killed.
+            os.environ[DEADLINE], _, request = line.partition(" ")
             answers.write(json.dumps(_answer(**json.loads(request))) + "\n")
             answers.flush()
     os._exit(0)
+
+
+def _answering_for(answers: IO[str]) -> Callable[[BaseException], NoReturn]:
+    """How a thread ends this process with an error as its answer, when the main thread is stuck in a library."""
+
+    def answer_and_end(error: BaseException) -> NoReturn:
+        answers.write(json.dumps(_describe(error)) + "\n")
+        answers.flush()
+        os._exit(1)
+
+    return answer_and_end
 
 
 def _answer(workload: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,7 +434,7 @@ def _answer(workload: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         json.dumps(numbers)
         settle()
     except BaseException as error:  # also the exit() of a library
-        return _trouble(classify(error), f"{type(error).__name__}: {error}")
+        return _describe(error)
     return {"numbers": numbers}
 
 
@@ -408,8 +447,14 @@ def settle() -> None:
         torch.cuda.empty_cache()
 
 
-def _trouble(trouble: Trouble, text: str) -> dict[str, Any]:
-    return {"trouble": trouble.value, "text": text}
+def _describe(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, meeting.Missed):
+        return _trouble(Trouble.MISSED, str(error), error.hosts)
+    return _trouble(classify(error), f"{type(error).__name__}: {error}")
+
+
+def _trouble(trouble: Trouble, text: str, blames: Sequence[str] = ()) -> dict[str, Any]:
+    return {"trouble": trouble.value, "text": text, "blames": list(blames)}
 
 
 def _find(workload: str) -> Callable[..., object]:

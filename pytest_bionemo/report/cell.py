@@ -82,6 +82,7 @@ def _finding(label: str, entry: Mapping[str, Any], colour: str) -> Html:
         _tag("code", _CODE, entry["check"]),
         _tag("div", "margin-top:2px", entry["message"]),
         _tag("div", "opacity:.75", entry["why"]) if entry["why"] else Html(),
+        *([_tag("div", "", f"at fault: {', '.join(entry['blames'])}")] if entry.get("blames") else []),
         *([_tag("div", "margin-top:4px", _tag("b", "", "Fix"))] if entry["fix"] else []),
         *_lines(entry["fix"]),
         *(_tag("div", "", _link(link)) for link in entry["links"]),

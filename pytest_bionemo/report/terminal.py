@@ -138,6 +138,8 @@ def _finding(label: str, entry: Mapping[str, Any], style: Style, width: int) -> 
     if entry["why"]:
         yield from _labelled("  why", entry["why"], width)
     yield from _fixes("  fix", entry["fix"], width)
+    if entry.get("blames"):
+        yield from _labelled("  blames", ", ".join(entry["blames"]), width)
     for link in entry["links"]:
         yield from _labelled("  see", link, width, wrap=False)
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 KIND = "PYTEST_BIONEMO_DEVICE"
 """The variable in which a worker is told what its device is: "cuda", or "cpu" in a rehearsal."""
+NAME = "PYTEST_BIONEMO_DEVICE_NAME"
+LOCAL_RANK = "PYTEST_BIONEMO_LOCAL_RANK"
+LOCAL_SIZE = "PYTEST_BIONEMO_LOCAL_SIZE"
+DEADLINE = "PYTEST_BIONEMO_DEADLINE"
+"""In which it is told what its device is called, which of how many of this node it is, and when it will be killed:
+the seconds of CLOCK_MONOTONIC, which all processes of a machine share."""
 
 
 def device() -> torch.device:

@@ -266,7 +266,7 @@ def _sample(take: Callable[[int], list[float]], budget_s: float, least: int, set
             break
         if len(found) >= LEAST_SAMPLES_CPU and spent > _PATIENCE * budget_s:
             break
-    return _summarise(found, settled)
+    return summarise(found, settled)
 
 
 def _is_precise(found: Sequence[float]) -> bool:
@@ -276,7 +276,11 @@ def _is_precise(found: Sequence[float]) -> bool:
     return max(high - median, median - low) <= PRECISE * median
 
 
-def _summarise(found: Sequence[float], settled: bool) -> Timing:
+def summarise(found: Sequence[float], settled: bool = True) -> Timing:
+    """Median, spread and interval of durations in seconds.
+
+    :raises ValueError: for fewer than the interval needs (6).
+    """
     ordered = sorted(found)
     median = statistics.median(ordered)
     return Timing(

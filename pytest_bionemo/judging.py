@@ -54,6 +54,10 @@ LINK = Limits(0.30, 0.10)
 """Of the bound of the link to the host, which is that of the GPU and 16 lanes: a host of the generation before leaves
 0.4 of it, 8 lanes as much. One lane leaves 0.06."""
 
+NVLINK = Limits(0.40, 0.20)
+"""Of the bound of NVLink, by the bus bandwidth of collectives: healthy nodes reach 228 of 300 GB/s (A100) and, with
+sums that are formed in the switch, 460 of 787 (H100; Azure's floors for its virtual machines). PCIe leaves 0.1."""
+
 NODE = Limits(0.90, 0.80)
 """Of the median of the other devices, from three on: twice the spread within a healthy node, and as far again."""
 
@@ -62,6 +66,9 @@ FEW = Limits(0.80, 0.67)
 
 REHEARSAL = Limits(0.50, 0.50)
 """Pretend devices share the cores of one processor, and get of them what its scheduler gives."""
+
+PRETENDED_PAIRS = Limits(0.10, 0.10)
+"""Of pretend devices the one of a pair may wait for its core while the other sends."""
 
 _FEW = 2
 

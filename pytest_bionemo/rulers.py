@@ -109,6 +109,37 @@ def link_reference(worker: Compute, quantity: str) -> Reference:
     return Reference(_lowest_on_record(worker, quantity), True)
 
 
+def collective_bound(worker: Compute, operation: str, ranks: int, nodes: int) -> float | None:
+    """The most GB/s of bus bandwidth, as nccl-tests counts it; None where nodes take part, whose network is no fact.
+
+    Over NVLink the sum can be formed in the switch: then it is sent once, not twice, and the formula counts double.
+    """
+    if worker.is_rehearsal:
+        return memory_bound(worker)
+    if nodes > 1:
+        return None
+    link = link_between(worker)
+    is_in_switch = operation == "all_reduce" and worker.model is not None and bool(worker.model.nvlink_gbs)
+    return link * (2 * (ranks - 1) / ranks if is_in_switch else 1) if link else None
+
+
+def collective_limits(worker: Compute, nodes: int) -> Limits | None:
+    """The shares of the bound that a healthy node reaches; None where that is not known."""
+    has_bridge = worker.model is None or worker.model.nvlink_bridge
+    if worker.is_rehearsal or nodes > 1 or has_bridge:
+        return None
+    return judging.NVLINK if worker.model and worker.model.nvlink_gbs else judging.LINK
+
+
+def link_between(worker: Compute) -> float | None:
+    """The most GB/s that this device sends to another one of its node: by NVLink where the model has it."""
+    if worker.is_rehearsal:
+        return memory_bound(worker)
+    if worker.model and worker.model.nvlink_gbs:
+        return worker.model.nvlink_gbs / 2  # the table counts both directions
+    return link_bound(worker)
+
+
 def shortest(tflops: float | None, operations: float) -> float | None:
     """The shortest time in which so many operations can be done."""
     return operations / (tflops * 1e12) if tflops else None

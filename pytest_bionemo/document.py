@@ -19,11 +19,14 @@ from pytest_bionemo.probes import packages
 
 if TYPE_CHECKING:
     from pytest_bionemo.probes.host import Host
+    from pytest_bionemo.probes.job import Job
     from pytest_bionemo.probes.machine import Machine
     from pytest_bionemo.site_facts import SiteFacts
 
 _UTILISATION = re.compile(r"esm2_(?P<size>\w+)_mfu")
 
+# What a report says of its job; where the nodes meet is of no use after it.
+_JOB = ("launcher", "id", "task", "tasks", "node", "node_rank", "nodes", "node_list", "hosts")
 # The only variables whose values enter the report.
 _VARIABLES = (
     "CUDA_DEVICE_ORDER",
@@ -117,6 +120,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "platform": platform.describe() or None,
         "scheduler": platform.scheduler,
         "instance_type": platform.instance_type,
+        "job": _job(machine.job),
         "databricks_runtime": platform.databricks.runtime if platform.databricks else None,
         "python": host.python,
         "driver": env.driver,
@@ -134,6 +138,12 @@ def environment(machine: Machine) -> dict[str, Any]:
         "lightning": packages.version("pytorch-lightning") or packages.version("lightning"),
         "variables": {name: variables[name] for name in _VARIABLES if name in variables},
     }
+
+
+def _job(job: Job | None) -> dict[str, Any] | None:
+    if job is None:
+        return None
+    return {name: value for name, value in job.to_json().items() if name in _JOB}
 
 
 def runner(config_plugins: Mapping[str, str]) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from pytest_bionemo import rules
-from pytest_bionemo.checking import not_applicable, wait_for
+from pytest_bionemo.checking import NotRun, not_applicable, wait_for
 from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
+from pytest_bionemo.desk import Desk, DeskError
 from pytest_bionemo.facts import architectures, stack
 from pytest_bionemo.facts.instances import Instance
 from pytest_bionemo.fixtures import family_of, machine_of
@@ -25,11 +27,12 @@ from pytest_bionemo.model import Gpu, GpuEnv
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import libraries, packages, visible
 from pytest_bionemo.probes.bionemo import BionemoPackage
-from pytest_bionemo.probes.child import Answer
+from pytest_bionemo.probes.child import Answer, Child
 from pytest_bionemo.probes.fabric import Fabric
 from pytest_bionemo.probes.health import GpuHealth
 from pytest_bionemo.probes.host import Host
 from pytest_bionemo.probes.imports import Imports, Program
+from pytest_bionemo.probes.job import Job
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.probes.mounts import Mount
 from pytest_bionemo.probes.platforms import Databricks, HyperPod, Platform, Slurm
@@ -37,10 +40,19 @@ from pytest_bionemo.probes.platforms.slurm import Containers
 from pytest_bionemo.probes.storage import Storage
 from pytest_bionemo.probes.toolkit import Toolkit
 from pytest_bionemo.probes.torch_build import TorchBuild
+from pytest_bionemo.ranks import MEET, Encounter, Ranks
 from pytest_bionemo.worker import Workers
+from pytest_bionemo.workloads.meeting import Place, staying
 
 OPTIONS = pytest.StashKey[Options]()
 WORKERS = pytest.StashKey[Workers]()
+# The default port of torch.distributed, where none is given.
+_PORT = 29500
+# How many deadlines of one workload the fastest node waits for the slowest one.
+_ARRIVAL = 5
+_TELLING_S = 15.0
+REPORTS = pytest.StashKey[Path]()
+"""The folder of this run's report."""
 LOCKS = pytest.StashKey[Path]()
 """Where processes of pytest-xdist agree on who uses a device; only in such a process."""
 
@@ -62,6 +74,9 @@ ESTABLISHED_BY = {
     "usable_torch": "driver::supports_torch_cuda",
     "device": "torch::sees_same_gpus",
     "worker": "torch::computes",
+    "nodes": "collectives::every_node_arrives",
+    "ranks": "collectives::ranks_meet",
+    "local_ranks": "interconnect::devices_meet",
     "shared_folders": "platform::shared_file_systems_answer",
     "libfabric": "platform::efa_has_libfabric",
     "whole_package": "packages::is_whole",
@@ -251,23 +266,24 @@ def workers(request: pytest.FixtureRequest, machine: Machine, bionemo_options: O
 
 
 @pytest.fixture
-def device(
-    request: pytest.FixtureRequest,
-    torch_build: TorchBuild,
-    machine: Machine,
-    bionemo_options: Options,
-    workers: Workers,
-) -> Compute:
+def device(request: pytest.FixtureRequest, torch_build: TorchBuild, workers: Workers) -> Compute:
     """A device that torch should be able to use: a check that asks for it runs once for each.
 
     A GPU that torch does not see, or has no code for, is not given to any workload.
     """
-    found: ComputeDevice | None = request.param
-    if bionemo_options.device == "cuda":
+    return _compute(request.param, request)
+
+
+def _compute(found: ComputeDevice | None, request: pytest.FixtureRequest) -> Compute:
+    machine: Machine = request.getfixturevalue("machine")
+    options: Options = request.getfixturevalue("bionemo_options")
+    torch: TorchBuild = request.getfixturevalue("torch_build")
+    if options.device == "cuda":
         request.getfixturevalue("usable_torch")
-        _require_in_torch(found, machine, torch_build)
+        _require_in_torch(found, machine, torch)
     assert found, "a rehearsal has a CPU"
-    return Compute(found, workers, machine, bionemo_options, request.node.user_properties)
+    workers: Workers = request.getfixturevalue("workers")
+    return Compute(found, workers, machine, options, request.node.user_properties)
 
 
 def _require_in_torch(device: ComputeDevice | None, machine: Machine, torch: TorchBuild) -> None:
@@ -294,6 +310,10 @@ def _is_seen(device: ComputeDevice, gpu: Gpu, torch: TorchBuild) -> bool:
 @pytest.fixture
 def worker(device: Compute) -> Compute:
     """A device that gives right answers: a check that asks for it runs once for each."""
+    return _computing(device)
+
+
+def _computing(device: Compute) -> Compute:
     if not device.computes():
         wait_for(f"{ESTABLISHED_BY['worker']}[{device.name}]", f"{device.name} does not compute")
     return device
@@ -304,6 +324,129 @@ def undisturbed(request: pytest.FixtureRequest) -> None:
     """Nothing else of this run is at work: what is timed beside other checks is no measurement."""
     if hasattr(request.config, "workerinput"):
         wait_for(None, "what is timed under pytest-xdist means nothing: run it without -n")
+
+
+# ------------------------------------------------------------------------------------- several devices at once
+
+
+@pytest.fixture(scope="session")
+def encounter(undisturbed: None, job: Job, machine: Machine, bionemo_options: Options) -> Iterator[Encounter]:
+    """Where this node is among those of its job; the first one keeps the desk at which their ranks meet."""
+    found = _place(job, machine.host.hostname)
+    with _desk(found.port, found.job, bionemo_options.timeout) if job.node_rank == 0 else nullcontext():
+        yield Encounter(found)
+
+
+def _place(job: Job, hostname: str) -> Place:
+    # torchrun's own store has the port that it gives.
+    port = (job.port or _PORT) + (job.launcher == "torchrun")
+    # The tasks of an array have one id; a job of torchrun, or by hand, often has none.
+    meeting = f"{job.id or ''}:{port}"
+    hosts = list(job.hosts)
+    return Place(job.node_rank, job.nodes, job.address or "127.0.0.1", port, hosts, meeting, job.node or hostname)
+
+
+@pytest.fixture(scope="session")
+def arrival(encounter: Encounter, bionemo_options: Options) -> Iterator[Answer]:
+    """What became of the meeting of all nodes: each waits here until the slowest one is through what comes before."""
+    limit = _ARRIVAL * bionemo_options.timeout
+    told = {"place": encounter.place.to_json(), "deadline_s": limit}
+    child = Child("pytest_bionemo.workloads.meeting:arrive", limit + bionemo_options.timeout, arguments=told)
+    answer = child.answer()
+    has_met = answer.value is not None and not answer.value["missed"]
+    with staying(encounter.place.to_json()) if has_met and encounter.place.node_rank else nullcontext():
+        yield answer
+    child.close()
+
+
+@pytest.fixture(scope="session")
+def nodes(arrival: Answer, encounter: Encounter) -> Encounter:
+    """All nodes of the job, all of them here."""
+    if arrival.value is None or arrival.value["missed"]:
+        wait_for(ESTABLISHED_BY["nodes"], "not every node of the job is here")
+    return encounter
+
+
+@pytest.fixture
+def own_ranks(request: pytest.FixtureRequest, encounter: Encounter, nodes: Encounter) -> Ranks:
+    """The devices of this node, ready to meet the others; where they are not, the others are told not to wait."""
+    try:
+        return _ranks(request, encounter)
+    except NotRun as gap:
+        if not encounter.is_absent:
+            encounter.is_absent = True
+            told = {"place": encounter.place.to_json(), "reason": gap.reason}
+            Child("pytest_bionemo.workloads.meeting:say_absent", _TELLING_S, arguments=told).answer()
+        raise
+
+
+@pytest.fixture
+def ranks(own_ranks: Ranks) -> Ranks:
+    """The ranks of all nodes, which have met before."""
+    if not own_ranks.meets(MEET):
+        wait_for(ESTABLISHED_BY["ranks"], "the ranks of the job do not meet")
+    return own_ranks
+
+
+@pytest.fixture(scope="session")
+def local_encounter(undisturbed: None, machine: Machine) -> Iterator[Encounter]:
+    """Where the devices of this node meet among themselves."""
+    with _desk(0, "") as desk:
+        name = machine.job.node if machine.job else None
+        yield Encounter(Place(0, 1, "127.0.0.1", desk.port, [name or machine.host.hostname]))
+
+
+@pytest.fixture
+def own_local_ranks(request: pytest.FixtureRequest, machine: Machine, bionemo_options: Options) -> Ranks:
+    """The devices of this node, at least two, as ranks among themselves."""
+    devices = devices_of(machine, bionemo_options)
+    if len(devices) < 2:
+        not_applicable("there are no two devices here")
+    if any(device.mig for device in devices):
+        not_applicable("slices of a GPU (MIG) do not talk to each other")
+    return _ranks(request, request.getfixturevalue("local_encounter"))
+
+
+@pytest.fixture
+def local_ranks(own_local_ranks: Ranks) -> Ranks:
+    """The same, which have met before."""
+    if not own_local_ranks.meets(MEET):
+        wait_for(ESTABLISHED_BY["local_ranks"], "the devices of this node do not meet")
+    return own_local_ranks
+
+
+@pytest.fixture
+def team(request: pytest.FixtureRequest, machine: Machine) -> Ranks:
+    """All ranks that train together: those of the job, or without one of several nodes the devices of this node."""
+    several = machine.job is not None and machine.job.nodes > 1
+    found: Ranks = request.getfixturevalue("ranks" if several else "local_ranks")
+    return found
+
+
+@pytest.fixture(scope="session")
+def report_folder(request: pytest.FixtureRequest) -> Path:
+    """Where the report is written, and in a job the reports of all nodes: the one place where anything may be."""
+    return request.config.stash[REPORTS]
+
+
+def _ranks(request: pytest.FixtureRequest, encounter: Encounter) -> Ranks:
+    machine: Machine = request.getfixturevalue("machine")
+    options: Options = request.getfixturevalue("bionemo_options")
+    request.getfixturevalue("torch_build")
+    found = [_computing(_compute(device, request)) for device in devices_of(machine, options) or [None]]
+    return Ranks(found, request.getfixturevalue("workers"), encounter, options.timeout)
+
+
+@contextmanager
+def _desk(port: int, job: str, patience_s: float = 0) -> Iterator[Desk]:
+    try:
+        desk = Desk(port, job, patience_s)
+    except DeskError as error:
+        wait_for(None, error)
+    try:
+        yield desk
+    finally:
+        desk.close()
 
 
 # ------------------------------------------------------------------------------------------------- platforms
@@ -373,6 +516,16 @@ def slurm(platform: Platform) -> Slurm:
     if platform.slurm is None:
         not_applicable("this is no node of Slurm")
     return platform.slurm
+
+
+@pytest.fixture(scope="session")
+def job(machine: Machine) -> Job:
+    """The job of several nodes of which this machine is one."""
+    if machine.job is None or machine.job.nodes == 1:
+        not_applicable("this is no job of several nodes")
+    found = machine.job_of_lightning
+    assert found, "Lightning takes no job away"
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -371,3 +371,26 @@ def unknown(token: str, what: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"{token}: no {what}, and no such path.{hint} Choose from: {', '.join(choices)}."
+
+
+_MEETINGS = {"encounter", "team"}
+"""What a check asks for that meets those of other nodes, or of other devices."""
+
+
+def keep_meetings_in_order(items: list[pytest.Item], ordered: Sequence[pytest.Item]) -> None:
+    """Put checks in which nodes meet back into this order, one after the other, at the place of the last of them.
+
+    Each node has a pytest of its own, and a plugin that shuffles does it otherwise on each: one would wait in one
+    meeting while another waits in the next, and both would be taken for nodes that hang.
+    """
+    kept = set(items)
+    meetings = [item for item in ordered if item in kept and _meets_others(item)]
+    if meetings:
+        together = set(meetings)
+        end = max(index for index, item in enumerate(items) if item in together) + 1
+        before = [item for item in items[:end] if item not in together]
+        items[:end] = [*before, *meetings]
+
+
+def _meets_others(item: pytest.Item) -> bool:
+    return isinstance(item, CheckItem) and not _MEETINGS.isdisjoint(item.fixturenames)

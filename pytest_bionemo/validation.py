@@ -27,13 +27,15 @@ from pytest_bionemo.compute import MEASUREMENT, devices_of
 from pytest_bionemo.facts import FactsError, load_all
 from pytest_bionemo.fixtures import MACHINE
 from pytest_bionemo.model import Finding, Outcome
-from pytest_bionemo.needs import LOCKS, OPTIONS, WORKERS
+from pytest_bionemo.needs import LOCKS, OPTIONS, REPORTS, WORKERS
 from pytest_bionemo.options import Options
+from pytest_bionemo.probes import job as jobs
 from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.report import hyperpod, terminal
 from pytest_bionemo.report.clean import clean, hider
 from pytest_bionemo.report.place import Place, PlaceError
 from pytest_bionemo.site_facts import SiteFacts, gather
+from pytest_bionemo.terms import DEFAULT_REPORT
 from pytest_bionemo.verdict import Verdict, exit_status, fold
 
 _WORKER_KEY = "bionemo"
@@ -71,6 +73,8 @@ class Validation:
         self.machine = self._make_machine()
         config.stash[MACHINE] = self.machine
         config.stash[OPTIONS] = options
+        if self.place:
+            config.stash[REPORTS] = self.place.path.absolute().parent
         if self.is_worker:
             config.stash[LOCKS] = Path(config.workerinput[_LOCKS_KEY])  # type: ignore[attr-defined]
 
@@ -94,14 +98,24 @@ class Validation:
         try:
             load_all()
             if not self.is_worker:
-                self.place = Place(self.options.report, self.config.invocation_params.dir)
-        except (FactsError, PlaceError) as error:
+                self.place = self._choose_place()
+        except (FactsError, PlaceError, jobs.JobError) as error:
             raise pytest.UsageError(str(error)) from None
         self._switch_json_report_on()
         # Otherwise one module that does not import would end the run before anything has run.
         self.config.option.continue_on_collection_errors = True
         # --nf asks the file of every item for its age, and a check has none.
         self.config.option.newfirst = False
+
+    def _choose_place(self) -> Place:
+        """Inside a job that of its nodes; those that share a folder must not write one file."""
+        job = jobs.read(os.environ)
+        folder = self.config.invocation_params.dir
+        if job is None:
+            return Place(self.options.report, folder)
+        is_default = self.options.report == DEFAULT_REPORT
+        name = "." if is_default and job.is_one_of_many else self.options.report
+        return Place(name, folder, job.folder, job.node)
 
     def _switch_json_report_on(self) -> None:
         option = self.config.option
@@ -181,9 +195,17 @@ class Validation:
             suite.parametrize_over_gpus(metafunc, self.machine.gpu_env.gpus)
             suite.parametrize_over_devices(metafunc, lambda: devices_of(self.machine, self.options))
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the checks whose ids were given; tests outside the suite are not concerned."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
+        """Keep the checks whose ids were given, and in their order those that nodes run together."""
+        self._keep_wanted(items)
+        ordered = [*items]
+        result = yield
+        suite.keep_meetings_in_order(items, ordered)
+        return result
+
+    def _keep_wanted(self, items: list[pytest.Item]) -> None:
+        """Tests outside the suite are not concerned."""
         if not self.tokens:
             return
         ids = [item.nodeid for item in items if isinstance(item, suite.CheckItem)]
@@ -453,6 +475,7 @@ def _texts(finding: Finding) -> dict[str, str | None]:
         "action": finding.action.value,
         "links": "\n".join(finding.links),
         "severity": finding.severity,
+        "blames": "\n".join(finding.blames),
     }
 
 

@@ -24,7 +24,15 @@ from standin.torch_package import StandinTorch
 COMPUTES = "torch::computes"
 
 # Their twins are in test_check_<topic>.py.
-ELSEWHERE = ("numerics", "precision", "forward", "lightning", "benchmark", "stack", "packages", "targets")
+ELSEWHERE = (
+    "numerics", "precision", "forward", "lightning", "benchmark", "interconnect", "collectives", "training", "stack",
+    "packages", "targets",
+)  # fmt: skip
+IN_FILES = {
+    "torch": ("compute",),
+    "interconnect": ("check_collectives",),
+    "collectives": ("check_collectives", "check_no_slow_link"),
+}
 
 
 def test_every_fault_says_where_it_goes_in() -> None:
@@ -43,8 +51,8 @@ def test_every_shipped_check_has_its_pair() -> None:
 
 @pytest.mark.parametrize("topic", [*ELSEWHERE, "torch"])
 def test_every_check_that_computes_is_tested(topic: str) -> None:
-    file = "test_compute.py" if topic == "torch" else f"test_check_{topic}.py"
-    text = Path(__file__).with_name(file).read_text()
+    files = IN_FILES.get(topic, (f"check_{topic}",))
+    text = "".join(Path(__file__).with_name(f"test_{file}.py").read_text() for file in files)
     module = import_checks(f"pytest_bionemo.checks.{topic}")
     names = [COMPUTES.partition("::")[2]] if topic == "torch" else declared_checks(module, "full")
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []

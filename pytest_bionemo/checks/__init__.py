@@ -16,6 +16,9 @@ _ORDER = (
     "forward",
     "lightning",
     "benchmark",
+    "interconnect",
+    "collectives",
+    "training",
     "stack",
     "packages",
 )

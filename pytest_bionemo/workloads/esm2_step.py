@@ -46,7 +46,7 @@ def run(model: str, sequences: int, length: int, budget_s: float, seed: int, att
         network = esm2.build(model, seed=seed).to(device())
     batch = {name: part.to(device()) for name, part in _batch(sequences, length, seed).items()}
     losses: list[torch.Tensor] = []
-    precision = _precision()
+    precision = training_precision()
     while not (step := _try_step(network, batch, precision, losses)):
         network.zero_grad(set_to_none=True)
         if on_gpu:
@@ -86,7 +86,8 @@ def _try_step(
     return step
 
 
-def _precision() -> str:
+def training_precision() -> str:
+    """What this device trains in: "bfloat16", "float16" or "float32" (see :func:`run`)."""
     import torch
 
     if device().type == "cpu":

@@ -26,6 +26,7 @@ LAYERS = {
     "file": "real files in a mount namespace of the run's own",
     "file system": "a real file system mounted in a namespace of the run's own",
     "limit": "a real limit of the process (setrlimit(2)) or of its control group",
+    "network": "a real link between network namespaces, shaped by a token bucket filter (tc-tbf(8))",
     "process": "a real process that holds, hangs or dies",
     "kernel": "a kernel of the real PyTorch replaced inside a worker on the CPU, which has no GPU to replace",
     "package": "a function of a real installed package replaced inside the process that imports it",

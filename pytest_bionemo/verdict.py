@@ -19,9 +19,10 @@ SCHEMA_VERSION = 1
 # pytest's exit codes after which a report can be complete: passed, failed, nothing collected.
 _COMPLETE_RUNS = (0, 1, 5)
 _STAGES = ("setup", "call", "teardown")
+_FAILED = Outcome.FAILED.value
 PREFIX = "bionemo_"
 """Of the properties in which a check's end is on record."""
-_TEXTS = ("outcome", "message", "why", "fix", "action", "links", "severity", "waits_for")
+_TEXTS = ("outcome", "message", "why", "fix", "action", "links", "severity", "waits_for", "blames")
 
 
 class ReportError(ValueError):
@@ -105,7 +106,8 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
     return Verdict(
         name=name,
         summary=_summarise(name, run, results, blockers, gaps),
-        action=_strongest([*blockers, *warnings]),
+        # What is to be done about another machine is not to be done about this one.
+        action=_strongest(entry for entry in [*blockers, *warnings] if not entry.get("blames")),
         sections=_sections(run, results),
         blockers=tuple(blockers),
         warnings=tuple(warnings),
@@ -155,12 +157,12 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselec
         reason = "deselected" if is_deselected else "the run ended before it"
         return Result(check, Outcome.NOT_RUN, reason)
     said = _properties(test)
-    damaged = [f"{PREFIX}{name}" for name in _TEXTS if not isinstance(said.get(name, ""), str)]
+    damaged = [f"{PREFIX}{name}" for name, text in said.items() if not isinstance(text, str) and name in _TEXTS]
     if damaged:
         return Result(check, Outcome.ERROR, f"what it said is damaged: {', '.join(damaged)} is no text")
     outcome = test.get("outcome")
     severity = said.get("severity", check["severity"])
-    if said.get("outcome") == Outcome.FAILED.value and _shows_finding(severity, outcome):
+    if said.get("outcome") == _FAILED and _shows_finding(severity, outcome):
         return Result(check, Outcome.FAILED, finding=said)
     if outcome in ("failed", "error"):
         return Result(check, Outcome.ERROR, f"the check itself failed: {_crash(test)}")
@@ -184,8 +186,12 @@ def _shows_finding(severity: object, outcome: object) -> bool:
 
 
 def _properties(test: Mapping[str, Any]) -> dict[str, Any]:
-    pairs = (pair for entry in test.get("user_properties", []) for pair in entry.items())
-    return {key[len(PREFIX) :]: value for key, value in pairs if key.startswith(PREFIX)}
+    return {
+        key[len(PREFIX) :]: value
+        for entry in test.get("user_properties", [])
+        for key, value in entry.items()
+        if key.startswith(PREFIX)
+    }
 
 
 def _crash(test: Mapping[str, Any]) -> str:
@@ -221,19 +227,27 @@ def _gaps_of_the_run(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[
 
 def _missing_checks(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     gaps = []
+    collected = _collected(run)
     for topic in run["topics"]:
         prefix = f"bionemo/{topic['name']}"
         if topic["error"]:
             gaps.append(_gap(prefix, f"the topic could not be collected: {topic['error']}"))
         gaps.extend(
-            _gap(f"{prefix}::{name}", "it was declared and not collected") for name in _uncollected(topic, run)
+            _gap(f"{prefix}::{name}", "it was declared and not collected") for name in _uncollected(topic, collected)
         )
     return gaps
 
 
-def _uncollected(topic: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    collected = {check["name"] for check in run["checks"] if check["topic"] == topic["name"]}
-    return [name for name in topic["checks"] if name not in collected]
+def _collected(run: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The names of the checks by topic."""
+    found: dict[str, set[str]] = {}
+    for check in run["checks"]:
+        found.setdefault(check["topic"], set()).add(check["name"])
+    return found
+
+
+def _uncollected(topic: Mapping[str, Any], collected: Mapping[str, set[str]]) -> list[str]:
+    return [name for name in topic["checks"] if name not in collected.get(topic["name"], ())]
 
 
 def _not_run(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -285,6 +299,7 @@ def _describe(result: Result) -> dict[str, Any]:
         "fix": _lines(said.get("fix")),
         "action": said.get("action", Action.NONE.value),
         "links": _lines(said.get("links")),
+        **({"blames": _lines(said["blames"])} if said.get("blames") else {}),
     }
 
 
@@ -302,13 +317,14 @@ def _strongest(findings: Iterable[Mapping[str, Any]]) -> Action:
 
 def _sections(run: Mapping[str, Any], results: list[Result]) -> dict[str, str]:
     broken = {topic["name"] for topic in run["topics"] if topic["error"]}
-    incomplete = {topic["name"] for topic in run["topics"] if _uncollected(topic, run)}
-    names = [*(topic["name"] for topic in run["topics"]), *(result.check["topic"] for result in results)]
+    collected = _collected(run)
+    incomplete = {topic["name"] for topic in run["topics"] if _uncollected(topic, collected)}
+    by_topic: dict[str, list[Result]] = {topic["name"]: [] for topic in run["topics"]}
+    for result in results:
+        by_topic.setdefault(result.check["topic"], []).append(result)
     return {
-        topic: "ERROR"
-        if topic in broken
-        else _section(topic, [r for r in results if r.check["topic"] == topic], topic not in incomplete)
-        for topic in dict.fromkeys(names)
+        topic: "ERROR" if topic in broken else _section(topic, own, topic not in incomplete)
+        for topic, own in by_topic.items()
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_bionemo import fold
 from pytest_bionemo.model import Action, VerdictName
+from pytest_bionemo.report import hyperpod
 from pytest_bionemo.verdict import ReportError, Verdict, exit_status
 
 Json = dict[str, Any]
@@ -771,3 +772,17 @@ def test_ready_means_that_every_required_check_is_proved() -> None:
     assert len(documents) == 4608
     assert any(is_proved for _, is_proved in documents)
     assert wrong == []
+
+
+# ---- findings about another node
+
+
+def test_what_another_node_is_blamed_for_blocks_here_and_is_no_action_for_this_node() -> None:
+    verdict = fold_one(found(action="REPLACE_NODE", blames="node3\nnode7"))
+    assert verdict.name is VerdictName.BLOCKED
+    assert verdict.action is Action.NONE
+    assert verdict.blockers[0]["blames"] == ["node3", "node7"]
+    assert fold_one(found(action="REPLACE_NODE")).action is Action.REPLACE_NODE
+    run = {"verdict": "BLOCKED", "level": "standard", "blockers": [dict(verdict.blockers[0])], "not_run": []}
+    line = hyperpod.line({"bionemo": run}, "node1", 1)
+    assert line.startswith("HEALTH_CHECK_RESULT:node1:Skipped:none:BLOCKED at level standard: ")

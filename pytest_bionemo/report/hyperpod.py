@@ -6,7 +6,7 @@ Source: awslabs/awsome-distributed-ai 95b939cdc, 1.architectures/5.sagemaker-hyp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _STATUS = {"READY": "Passed", "READY_FOR_INSTALL": "Passed", "BLOCKED": "Failed", "INCONCLUSIVE": "Skipped"}
@@ -24,25 +24,34 @@ def line(report: Mapping[str, Any] | None, hostname: str, status: int = 0) -> st
     of jobs must find no Xid in it that is none of today's.
     """
     if report is None:
-        return _line(hostname, "Skipped", "none", "the run ended without a report")
+        return compose(hostname, "Skipped", "none", "the run ended without a report")
     run = report["bionemo"]
     if run["verdict"] in _PASSED and status:
-        return _line(hostname, "Skipped", "none", f"{_reason(run)}, and the run ends with exit status {status}")
-    return _line(hostname, _STATUS[run["verdict"]], _remediation(run), _reason(run))
+        return compose(hostname, "Skipped", "none", f"{reason(run)}, and the run ends with exit status {status}")
+    # A node that fails for another one's sake is not known to be well, and is no reason to take it away.
+    is_own = not run["blockers"] or own_actions(run)
+    remedy = remedy_of(own_actions(run))
+    return compose(hostname, _STATUS[run["verdict"]] if is_own else "Skipped", remedy, reason(run))
 
 
-def _line(hostname: str, status: str, remediation: str, reason: str) -> str:
-    return f"HEALTH_CHECK_RESULT:{hostname or 'unknown'}:{status}:{remediation}:{' '.join(reason.split())}"
+def compose(hostname: str, status: str, remedy: str, why: str) -> str:
+    """The line of these parts; ``status`` is Passed, Failed or Skipped, ``remedy`` none, reboot or replace."""
+    return f"HEALTH_CHECK_RESULT:{hostname or 'unknown'}:{status}:{remedy}:{' '.join(why.split())}"
 
 
-def _remediation(run: Mapping[str, Any]) -> str:
-    """Of the blockers: a warning is no reason to take a node away that fails for something else."""
-    actions = {entry["action"] for entry in run["blockers"]}
-    found = {word for action, word in _REMEDIATION.items() if action in actions}
+def remedy_of(actions: Iterable[str]) -> str:
+    """What HyperPod is asked to do for these actions: none, reboot or replace."""
+    found = {_REMEDIATION.get(action) for action in actions}
     return next((word for word in ("replace", "reboot") if word in found), "none")
 
 
-def _reason(run: Mapping[str, Any]) -> str:
+def own_actions(run: Mapping[str, Any]) -> list[str]:
+    """Of the blockers that blame no other node; a warning is no reason to take a node away that fails otherwise."""
+    return [entry["action"] for entry in run["blockers"] if not entry.get("blames")]
+
+
+def reason(run: Mapping[str, Any]) -> str:
+    """The verdict with the checks that it rests on, of a report's key ``bionemo``."""
     found = run["blockers"] or [gap for gap in run["not_run"] if gap["required"]]
     names = list(dict.fromkeys(entry["check"] for entry in found if entry["check"]))
     more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""

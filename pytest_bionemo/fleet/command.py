@@ -1,0 +1,215 @@
+"""``python -m pytest_bionemo fleet``: reads reports, folds them, and says what the fleet is ready for."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pytest_bionemo.fleet import hosts, sources, table
+from pytest_bionemo.fleet.folding import Asked, Unreadable, fold, is_enough
+from pytest_bionemo.fleet.node import LEVELS, Node
+from pytest_bionemo.fleet.reading import read_all
+
+_USAGE_ERROR = 4
+_UNITS = {"": 3600.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PRINTS = ("table", "json", "exclude", "passing", "failing", "unknown", "missing", "hyperpod")
+
+
+class UsageError(Exception):
+    """What was typed cannot be done; the message is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See python -m pytest_bionemo fleet --help.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fold the reports that are named; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A message can have letters that the terminal has not: slurmd and cron set no locale.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        options = _parser().parse_args(arguments)
+        asked = _asked(options)
+        nodes, unreadable = _read_all(options.paths, options.timeout)
+        document = fold(nodes, unreadable, asked, time.time())
+        _write(document, options)
+    except (UsageError, sources.SourceError, hosts.HostsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except BrokenPipeError:
+        # Whoever read has seen enough; the interpreter must not fall over what is left to be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0 if is_enough(document, asked.require) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m pytest_bionemo fleet",
+        description="Fold the reports of many nodes into one verdict.",
+        epilog="exit status: 0 READY or READY_FOR_INSTALL, 1 anything else, 4 a usage error",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="a report, a folder of reports, a pattern, or - for standard input")
+    add(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="NODES",
+        help="that must have reported: a number, a list such as node[1-4,7], or @FILE with such lists; repeatable",
+    )
+    add("--job", metavar="ID", help="only the reports of this job")
+    add("--level", choices=LEVELS, default=LEVELS[0], help="the lowest level that will do (default: quick)")
+    add("--max-age", metavar="TIME", help="how old a report may be: 90m, 24h, 7d")
+    add(
+        "--require",
+        choices=("install", "ready"),
+        default="install",
+        help="with ready, READY_FOR_INSTALL also exits 1",
+    )
+    add("--json", metavar="FILE", help="write the document of the fleet")
+    add(
+        "--lists",
+        metavar="DIR",
+        help="write passing_nodes.txt, failing_nodes.txt, unknown_nodes.txt, missing_nodes.txt, exclude.txt there",
+    )
+    add(
+        "--print",
+        choices=_PRINTS,
+        default="table",
+        dest="what",
+        help="what goes to standard output: exclude is a list for srun --exclude, hyperpod a line for each node",
+    )
+    add("--timeout", type=_positive, default=60.0, metavar="SECONDS", help="for each report (default: 60)")
+    return parser  # fmt: skip
+
+
+def _positive(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII) or float(text) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return float(text)
+
+
+def _asked(options: argparse.Namespace) -> Asked:
+    named: list[str] = []
+    number: int | None = None
+    for text in options.expect:
+        if text.isascii() and text.isdigit():
+            number = int(text[:9])
+        elif text.startswith("@"):
+            named += _listed_in(text[1:])
+        else:
+            named += hosts.expand(text)
+    if options.json and options.json == options.lists:
+        raise UsageError(f"--json {options.json}: a file, and --lists a folder. Choose different names.")
+    return Asked(
+        hosts=tuple(dict.fromkeys(named)),
+        nodes=number,
+        level=options.level,
+        max_age_s=_seconds(options.max_age),
+        job=options.job,
+        require=options.require,
+    )
+
+
+def _listed_in(name: str) -> tuple[str, ...]:
+    try:
+        return hosts.expand(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"--expect @{name}: {why}") from None
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text, re.ASCII)
+    if match is None:
+        raise UsageError(f"--max-age {text!r} is no time. Write 90m, 24h or 7d.")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _read_all(names: Sequence[str], deadline_s: float) -> tuple[list[Node], list[Unreadable]]:
+    nodes: list[Node] = []
+    unreadable: list[Unreadable] = []
+    for path, found in read_all(_contents(names), deadline_s):
+        if isinstance(found, Node):
+            nodes.append(found)
+        else:
+            unreadable.append(Unreadable(path, found))
+    return nodes, unreadable
+
+
+def _contents(names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+    paths = sources.files(name for name in names if name != sources.STANDARD_INPUT)
+    yield from ((path, None) for path in paths)
+    if sources.STANDARD_INPUT in names:
+        for number, content in enumerate(sources.split(sys.stdin.buffer), 1):
+            yield sources.describe(number), content
+
+
+def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
+    if options.json:
+        _save(Path(options.json), json.dumps(document, indent=1))
+    if options.lists:
+        _make(Path(options.lists))
+        for name in ("passing", "failing", "unknown", "missing"):
+            _save(Path(options.lists, f"{name}_nodes.txt"), "\n".join(_hosts(document, name)))
+        _save(Path(options.lists, "exclude.txt"), document["exclude"])
+    for line in _output(document, options.what):
+        print(line)
+    sys.stdout.flush()
+
+
+def _output(document: Mapping[str, Any], what: str) -> Iterator[str]:
+    if what == "table":
+        yield from table.lines(document, _width())
+    elif what == "json":
+        yield json.dumps(document, indent=1)
+    elif what == "exclude":
+        yield document["exclude"]
+    elif what == "hyperpod":
+        yield from document["hyperpod"]
+    else:
+        yield from _hosts(document, what)
+
+
+def _hosts(document: Mapping[str, Any], status: str) -> list[str]:
+    if status == "missing":
+        return list(document["missing"])
+    return [node["host"] for node in document["nodes"] if node["status"] == status]
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--lists {folder}: {error.strerror}") from None
+
+
+def _save(path: Path, text: str) -> None:
+    """Written beside and renamed: who reads the list meanwhile reads the old one or the new one."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        scratch.write_text(f"{text}\n" if text else "", encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None

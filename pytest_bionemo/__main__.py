@@ -1,8 +1,10 @@
-"""``python -m pytest_bionemo validate | checks | ctrf``.
+"""``python -m pytest_bionemo validate | checks | fleet | ctrf | metrics``.
 
 ``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
 ini file, no module of that folder. ``checks`` lists every shipped check, as a page in Markdown with ``--markdown``.
+``fleet`` folds the reports of many nodes into one verdict.
 ``ctrf`` turns a report into the Common Test Report Format.
+``metrics`` makes time series of them.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ if TYPE_CHECKING:
 _USAGE = """\
 usage: python -m pytest_bionemo validate [pytest options]
        python -m pytest_bionemo checks [--markdown]
+       python -m pytest_bionemo fleet PATH... [--expect NODES] [--json FILE] (fleet --help tells more)
        python -m pytest_bionemo ctrf REPORT [-o FILE]
+       python -m pytest_bionemo metrics PATH... [-o FILE] [--series N]
 
 validate  is this machine ready for BioNeMo? The same as pytest --bionemo-validate, isolated from the
           folder that it is started in (no conftest, no ini file). Options: pytest --help
 checks    list every check with its title, severity, level, what it needs and how it is fixed
-ctrf      turn the JSON report of a run into the Common Test Report Format (ctrf.io)"""
+fleet     fold the reports of many nodes into one verdict: who is ready, who is not, who is missing
+ctrf      turn the JSON report of a run into the Common Test Report Format (ctrf.io)
+metrics   turn reports of nodes and the fleet document into metrics for Prometheus"""
 
 _USAGE_ERROR = 4
 # Without the current folder on sys.path: a file there could stand in for any module.
@@ -42,15 +48,25 @@ def main(arguments: Sequence[str]) -> int:
 
         print("\n".join(document_checks() if rest else list_checks(shutil.get_terminal_size().columns)))
         return 0
+    if command == "fleet":
+        # Reports lie in folders that others write to: no module of the current one is imported.
+        sys.path[:] = [entry for entry in sys.path if entry and entry != os.getcwd()]  # noqa: PTH109 - os is loaded
+        from pytest_bionemo.fleet import command as fleet
+
+        return fleet.main(rest)
     if command == "ctrf" and (len(rest) == 1 or (len(rest) == 3 and rest[1] == "-o")):
         from pytest_bionemo import ctrf
 
         return ctrf.export(rest[0], rest[2] if len(rest) == 3 else None)
+    if command == "metrics":
+        from pytest_bionemo import metrics
+
+        return metrics.main(rest)
     if command in ("-h", "--help"):
         print(_USAGE)
         return 0
     wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
-    print(f"error: {wrong}. Choose from: validate, checks, ctrf.\n{_USAGE}", file=sys.stderr)
+    print(f"error: {wrong}. Choose from: validate, checks, fleet, ctrf, metrics.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 
 

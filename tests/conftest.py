@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from cluster.slurm import slurm as slurm
+from cluster.slurm import slurm_cluster as slurm_cluster
 from faults import severity_of
 from pytest_bionemo.checking import CheckFailed, spec_of
 from pytest_bionemo.model import Finding

@@ -119,7 +119,7 @@ SLOW_DISK = """
 import time
 make = torch.tensor
 def slow(values, *arguments, **options):
-    time.sleep(0.03)
+    time.sleep(0.3)
     return make(values, *arguments, **options)
 torch.tensor = slow
 """

@@ -51,11 +51,11 @@ def twins(*tables: str) -> dict[str, Twin]:
 
 
 def faults(pairs: Mapping[str, Twin]) -> list[Any]:
-    """A pair, its check and one of its faults each, as parameters of a test."""
+    """A pair, its check and one of its faults each, as parameters of a test; all but the first of a check are marked."""
     return [
-        pytest.param(twin, check, fault, id=f"{check}-{name}")
+        pytest.param(twin, check, fault, id=f"{check}-{name}", marks=[pytest.mark.further_fault] if index else [])
         for check, twin in pairs.items()
-        for name, fault in twin.faults.items()
+        for index, (name, fault) in enumerate(twin.faults.items())
     ]
 
 

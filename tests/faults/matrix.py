@@ -51,7 +51,7 @@ def twins(*tables: str) -> dict[str, Twin]:
 
 
 def faults(pairs: Mapping[str, Twin]) -> list[Any]:
-    """A pair, its check and one of its faults each, as parameters of a test; all but the first of a check are marked."""
+    """A pair, its check and one of its faults, as parameters of a test; all but the first of a check are marked."""
     return [
         pytest.param(twin, check, fault, id=f"{check}-{name}", marks=[pytest.mark.further_fault] if index else [])
         for check, twin in pairs.items()

@@ -47,8 +47,8 @@ def test_a_fleet_is_told_on_the_screen_in_files_and_by_the_exit_status(reports: 
     assert keys <= set(document)
     assert document["counts"] == {"READY": 3, "READY_FOR_INSTALL": 0, "BLOCKED": 1, "INCONCLUSIVE": 0}
     assert set(document["nodes"][0]) == {
-        "host", "verdict", "action", "status", "level", "device", "started", "job", "sections", "reasons", "blamed_by",
-        "path",
+        "host", "verdict", "action", "status", "level", "device", "started", "job", "sections", "reasons",
+        "blamed_by", "path",
     }  # fmt: skip
     assert (
         document["hyperpod"][2]

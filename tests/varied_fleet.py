@@ -87,7 +87,7 @@ def _report(number: int, size: int, chosen: random.Random) -> Json:
     slow = 0.86 if number % 300 == 17 else 1.0
     values = [
         (name, usual * chosen.gauss(1, 0.004) * (slow if uuid.endswith("-2") else 1), unit, uuid)
-        for name, usual, unit in (("matmul_bf16", 7.1e14, "FLOP/s"), ("memory_read", 3.05e12, "B/s"))
+        for name, usual, unit in (("matmul_bf16", 710.0, "TFLOP/s"), ("memory_read", 3.05, "TB/s"))
         for uuid in uuids
     ]
     environment = {

@@ -1,4 +1,4 @@
-"""Where the report lies, and that it never lies there by mistake.
+"""Where the report lies, and its page, and that neither lies there by mistake.
 
 It is written INCONCLUSIVE before anything is asked of a driver and replaced atomically at the end: a run that is
 killed leaves the truth, never yesterday's READY. A run that ends in a usage error was none: what lay there before
@@ -20,63 +20,69 @@ from typing import IO, Any
 # Volumes of Databricks say ENOSYS: https://github.com/earth-mover/icechunk/issues/2341
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
+# What a run writes: the option that names its place, and how its file ends in a folder.
+_KINDS = {"report": ("--bionemo-report", ".json"), "page": ("--bionemo-html", ".html")}
+
 
 class PlaceError(Exception):
     """The report cannot be written; the message is one line."""
 
 
-def _choose(name: str, folder: Path, subfolder: str | None, node: str) -> Path:
-    if not name:
-        raise PlaceError("'' is no path for the report. Choose another --bionemo-report.")
-    path = folder / Path(name).expanduser()
-    if path.is_dir():
-        return path / (subfolder or "") / f"{node}.json"
-    if name.endswith(os.sep) or not path.parent.is_dir():
-        missing = path if name.endswith(os.sep) else path.parent
-        raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another --bionemo-report.")
-    return path
-
-
-def _unwritable(path: Path | str, error: Exception) -> PlaceError:
-    why = getattr(error, "strerror", None) or str(error).rstrip(".")
-    return PlaceError(f"cannot write the report to {path}: {why}. Choose another --bionemo-report.")
-
-
 class Place:
-    """The file of one run's report.
+    """The file of one run's report, or of another output of the run that is named like it.
 
     :param name: a path as the user gave it; an existing folder gets ``<hostname>.json``.
     :param folder: what a relative path is relative to.
     :param subfolder: of an existing folder; made by the first of the nodes that write there.
     :param node: instead of the name of this host.
-    :raises PlaceError: if no report can lie there.
+    :param kind: what lies there, in words: ``report``, or ``page``.
+    :raises PlaceError: if none can lie there.
     """
 
-    def __init__(self, name: str, folder: Path, subfolder: str | None = None, node: str | None = None) -> None:
+    def __init__(
+        self, name: str, folder: Path, subfolder: str | None = None, node: str | None = None, kind: str = "report"
+    ) -> None:
+        self._kind = kind
+        self._option, suffix = _KINDS[kind]
         try:
-            path = _choose(name, folder, subfolder, node or socket.gethostname())
+            path = self._choose(name, folder, subfolder, f"{node or socket.gethostname()}{suffix}")
             self.path = path.resolve() if path.is_symlink() else path
             is_something_else = self.path.exists() and not self.path.is_file()
         except (OSError, RuntimeError, ValueError) as error:
             # A name too long or that none can have, a closed folder, the home of nobody, a link to itself.
-            raise _unwritable(name, error) from None
+            raise self._unwritable(name, error) from None
         if is_something_else:
             # Replacing /dev/null by a file would break the machine.
-            raise PlaceError(f"{self.path} is no regular file. Choose another --bionemo-report.")
+            raise PlaceError(f"{self.path} is no regular file. Choose another {self._option}.")
         self._before: bytes | None = None
         self._begun = b""
         self._can_rename = True
+
+    def _choose(self, name: str, folder: Path, subfolder: str | None, file_name: str) -> Path:
+        if not name:
+            raise PlaceError(f"'' is no path for the {self._kind}. Choose another {self._option}.")
+        path = folder / Path(name).expanduser()
+        if path.is_dir():
+            return path / (subfolder or "") / file_name
+        if name.endswith(os.sep) or not path.parent.is_dir():
+            missing = path if name.endswith(os.sep) else path.parent
+            raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another {self._option}.")
+        return path
+
+    def _unwritable(self, path: Path | str, error: Exception) -> PlaceError:
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
+        return PlaceError(f"cannot write the {self._kind} to {path}: {why}. Choose another {self._option}.")
 
     def shown_from(self, folder: Path) -> str:
         """The path as somebody in this folder would type it."""
         return str(self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path)
 
-    def begin(self, document: dict[str, Any]) -> None:
-        """Replace what is there by the report of a run that has not finished.
+    def begin(self, content: dict[str, Any] | str) -> None:
+        """Replace what is there by what is said of a run that has not finished.
 
         :raises PlaceError: if it cannot be written.
         """
-        self._begun = _encode(document)
+        self._begun = _encode(content)
         try:
             # It stays after a usage error, too: another node may be about to write there.
             self.path.parent.mkdir(exist_ok=True)
@@ -84,7 +90,7 @@ class Place:
                 self._before = self.path.read_bytes()
             self._replace(self._begun)
         except (OSError, ValueError) as error:
-            raise _unwritable(self.path, error) from None
+            raise self._unwritable(self.path, error) from None
 
     def restore(self) -> None:
         """Put back what was there before :meth:`begin`, unless another run has written its report since."""
@@ -96,9 +102,9 @@ class Place:
         else:
             self._replace(self._before)
 
-    def write(self, document: dict[str, Any]) -> None:
-        """Replace the report, atomically where the file system can."""
-        self._replace(_encode(document))
+    def write(self, content: dict[str, Any] | str) -> None:
+        """Replace what lies there, atomically where the file system can."""
+        self._replace(_encode(content))
 
     def _replace(self, content: bytes) -> None:
         if self._can_rename:
@@ -137,5 +143,7 @@ def _sync(file: IO[bytes]) -> None:
             raise
 
 
-def _encode(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=1, default=str, allow_nan=False).encode() + b"\n"
+def _encode(content: dict[str, Any] | str) -> bytes:
+    """A document as JSON, a page as it is."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=1, default=str, allow_nan=False) + "\n"
+    return text.encode()

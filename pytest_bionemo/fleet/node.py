@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -277,12 +278,13 @@ def _numbers(run: Mapping[str, Any]) -> Numbers:
     quantities: dict[tuple[str, str, str], int] = {}
     devices: dict[str, int] = {}
     found = Numbers()
+    text = cache(_text)  # the same few names, hundreds of times
     for entry in run.get("measurements", [])[:_NUMBERS_AT_MOST]:
         value, unit = entry["value"], entry["unit"]
         if "test" in entry or not is_compared(unit) or not isinstance(value, int | float) or not 0 < value < math.inf:
             continue
-        device = _text(entry["device"]) if entry["device"] else ""
-        key = (_text(entry["name"]), unit, models.get(device, unknown))
+        device = text(entry["device"]) if entry["device"] else ""
+        key = (text(entry["name"]), unit, models.get(device, unknown))
         lower, upper = entry["ci95"] or (value, value)
         found.quantity.append(quantities.setdefault(key, len(quantities)))
         found.device.append(devices.setdefault(device, len(devices)))

@@ -10,6 +10,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
@@ -151,10 +152,9 @@ def read(content: bytes, path: str) -> Node:
 
 def _decode(content: bytes) -> Any:
     if _fast is not None:
-        try:
+        # Otherwise in the words of the standard library, which also takes what this one is too strict for.
+        with suppress(ValueError, RecursionError):
             return _fast.decode(content)
-        except (ValueError, RecursionError):
-            pass  # in the words of the standard library, which also takes what this one is too strict for
     return json.loads(content)
 
 

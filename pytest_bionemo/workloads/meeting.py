@@ -282,7 +282,7 @@ class Meeting:
         return mine or TCPStore(self._store_address(), port, None, False, timeout, wait_for_workers=False)
 
     def _timeout(self) -> timedelta:
-        # Of the library: after the desk's verdict, for what breaks off by itself at the deadline looks like the cause.
+        # Of the library, after the verdict of the desk: whatever breaks off by itself looks like the cause.
         return timedelta(seconds=self.left_s + 2 * _MARGIN_S)
 
     def _store_address(self) -> str:

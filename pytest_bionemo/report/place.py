@@ -8,17 +8,14 @@ its end: whoever reads it meanwhile, or after a kill, finds the former report or
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-# What a file system says that can only make, write over and remove files, as do those that show a store of objects.
-# Volumes of Databricks say ENOSYS: https://github.com/earth-mover/icechunk/issues/2341
-_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+from pytest_bionemo.report import atomic
 
 # What a run writes: the option that names its place, and how its file ends in a folder.
 _KINDS = {"report": ("--bionemo-report", ".json"), "page": ("--bionemo-html", ".html")}
@@ -109,38 +106,13 @@ class Place:
     def _replace(self, content: bytes) -> None:
         if self._can_rename:
             try:
-                self._rename_over(content)
+                atomic.replace(self.path, content)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in atomic.UNSUPPORTED:
                     raise
                 self._can_rename = False
         if not self._can_rename:
-            _write(self.path, content)
-
-    def _rename_over(self, content: bytes) -> None:
-        # The nodes of a cluster share folders, and their containers share numbers of processes.
-        scratch = self.path.with_name(f".{self.path.name}.{socket.gethostname()}.{os.getpid()}.part")
-        try:
-            _write(scratch, content)
-            scratch.replace(self.path)
-        finally:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        _sync(file)
-
-
-def _sync(file: IO[bytes]) -> None:
-    try:
-        os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:  # closing it is then what stores it, and what fails where it is not
-            raise
+            atomic.write(self.path, content)
 
 
 def _encode(content: dict[str, Any] | str) -> bytes:

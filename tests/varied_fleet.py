@@ -53,13 +53,13 @@ def document_of(size: int) -> Json:
     for one in reports:
         one["bionemo"]["environment"]["job"] |= {"node_list": hosts, "nodes": size}
     read = [node(one, f"reports/{one['bionemo']['environment']['hostname']}.json") for one in reports]
-    if size > 8:
-        read[7] = node(begun(host(7)) | {}, f"reports/job-4711/{host(7)}.json")
+    if size > 11:
+        read[7] = node(begun(host(7)), f"reports/job-4711/{host(7)}.json")
         read += [
             node(_started(reports[9], 2 * HOUR), f"copies/{host(9)}.json"),
             node(_started(reports[10], 30 * HOUR, "4650"), f"job-4650/{host(10)}.json"),
         ]
-    unreadable = [("reports/core.1234.json", "is no JSON: it is truncated or damaged")] if size > 8 else []
+    unreadable = [("reports/core.1234.json", "is no JSON: it is truncated or damaged")] if size > 11 else []
     return fleet(*read, unreadable=unreadable)
 
 

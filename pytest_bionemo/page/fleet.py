@@ -155,7 +155,7 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
         "name": count(len(rows), "node"),
         "verdict": document["verdict"],
         "sentence": _SENTENCES[document["verdict"]],
-        "made": f"{TOOL}, {_moment(str(document['created']))}",
+        "made": f"{TOOL}, {_moment(_text(document['created']))}",
         "sections": [
             ("do", "What to do now", len(blocks) or None),
             ("checks", "Checks", len(findings)),
@@ -167,7 +167,7 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "counts": counts,
         "strip": [*_strip(counts)],
-        "doubts": [str(one) for one in document["doubts"]],
+        "doubts": _texts(document["doubts"]),
         "alike": [*_alike(nodes, document["levels"], varying)],
         "blocks": blocks,
         "findings": findings,
@@ -181,13 +181,18 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
         "more_slow": max(0, len(slow) - ROWS_AT_MOST),
         "spreads": [_spread(one) for one in _listed(document, "spreads")[:ROWS_AT_MOST]],
         "drift": [_drift(one) for one in drift[:ROWS_AT_MOST]],
-        "unreadable": document["unreadable"][:ROWS_AT_MOST],
-        "duplicates": _listed(document, "duplicates")[:ROWS_AT_MOST],
-        "outdated": _listed(document, "outdated")[:ROWS_AT_MOST],
+        "unreadable": [_texts((one["path"], one["why"])) for one in document["unreadable"][:ROWS_AT_MOST]],
+        "duplicates": [
+            (_text(one["host"]), _texts(one["paths"])) for one in _listed(document, "duplicates")[:ROWS_AT_MOST]
+        ],
+        "outdated": [
+            _texts((one["host"], one["path"], one["job"] or ""))
+            for one in _listed(document, "outdated")[:ROWS_AT_MOST]
+        ],
         "left_out": max(0, odd - 3 * ROWS_AT_MOST),
         "exclude": _pieces(document["exclude"]),
         "passing": _pieces(hosts.compress(node["host"] for node in nodes if node["status"] == "passing")),
-        "hyperpod": [str(line) for line in document["hyperpod"]],
+        "hyperpod": _texts(document["hyperpod"]),
     }
 
 
@@ -222,6 +227,16 @@ def _named(document: Mapping[str, Any]) -> Iterator[object]:
         yield from entry["others"]
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
+
+
+def _texts(values: Iterable[object]) -> list[str]:
+    return [_text(value) for value in values]
+
+
 def _listed(document: Mapping[str, Any], name: str) -> Sequence[Any]:
     found = document.get(name, ())
     if not isinstance(found, list | tuple):
@@ -236,12 +251,12 @@ def _finding(number: int, entry: Mapping[str, Any]) -> Finding:
     return Finding(
         id=f"finding-{number}",
         check=_plain(entry["check"]),
-        title=str(entry["title"]),
-        outcome=str(entry["outcome"]),
-        action=str(entry["action"]),
+        title=_text(entry["title"]),
+        outcome=_text(entry["outcome"]),
+        action=_text(entry["action"]),
         blames=bool(entry["blames"]),
-        message=str(entry["message"]),
-        fix=[str(line) for line in entry["fix"]],
+        message=_text(entry["message"]),
+        fix=_texts(entry["fix"]),
         example=entry["example"],
         others=int(entry["messages"]) - 1,
         nodes=len(entry["hosts"]),
@@ -250,7 +265,7 @@ def _finding(number: int, entry: Mapping[str, Any]) -> Finding:
 
 
 def _plain(check: object) -> str:
-    return str(check).removeprefix("bionemo/")
+    return _text(check).removeprefix("bionemo/")
 
 
 def _blocks(document: Mapping[str, Any], findings: Sequence[Finding]) -> Iterator[Block]:
@@ -308,7 +323,7 @@ def _block(
 ) -> Block:
     alike: dict[str, tuple[str, list[str]]] = {}
     for node in nodes:
-        for reason in map(str, node["reasons"]):
+        for reason in _texts(node["reasons"]):
             # The same with another number in it is the same reason.
             if not reason.startswith("bionemo/") and not reason.startswith("and "):
                 alike.setdefault(_NUMBER.sub("#", reason), (reason, []))[1].append(node["host"])
@@ -382,7 +397,7 @@ def _why(reasons: Sequence[object]) -> tuple[str, int]:
 
 
 def _words(name: object) -> str:
-    return str(name).replace("_", " ")
+    return _text(name).replace("_", " ")
 
 
 def _alike(nodes: Sequence[Mapping[str, Any]], levels: Mapping[str, object], varying: Sequence[str]) -> Iterator[str]:
@@ -397,7 +412,7 @@ def _alike(nodes: Sequence[Mapping[str, Any]], levels: Mapping[str, object], var
         yield f"job {reported[0]['job']}"
     if "device" not in varying and reported[0]["device"] != "cuda":
         yield "a rehearsal, without any GPU"
-    first, last = (str(choose(node["started"] for node in reported)) for choose in (min, max))
+    first, last = (_text(choose(node["started"] for node in reported)) for choose in (min, max))
     yield f"begun {_moment(first)}" + (f" to {_moment(last, first)}" if _moment(first) != _moment(last) else "")
 
 
@@ -425,15 +440,15 @@ def _strip(counts: Sequence[tuple[str, int]]) -> Iterator[tuple[str, float, floa
 def _straggler(entry: Mapping[str, Any]) -> dict[str, Any]:
     effect, confidence = _finite(entry["effect"]), _finite(entry["confidence"])
     return {
-        "host": entry["host"],
-        "device": entry["device"] or "",
-        "measurement": entry["measurement"],
+        "host": _text(entry["host"]),
+        "device": _text(entry["device"] or ""),
+        "measurement": _text(entry["measurement"]),
         "effect": effect,
         "slower": "no number" if effect is None else f"{effect:.1%}",
         "bar": 0 if effect is None else round(100 * min(1.0, max(0.0, effect)), 2),
         "value": entry["value"],
         "median": entry["median"],
-        "unit": str(entry["unit"] or ""),
+        "unit": _text(entry["unit"] or ""),
         "confidence": "no number" if confidence is None else f"{min(confidence, 0.9999):.2%}",
     }
 
@@ -441,7 +456,9 @@ def _straggler(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _spread(entry: Mapping[str, Any]) -> dict[str, Any]:
     spread, detectable = _finite(entry["spread"]), _finite(entry["detectable"])
     return {
-        **{name: entry[name] for name in ("measurement", "unit", "model", "values", "median")},
+        **{name: _text(entry[name]) for name in ("measurement", "unit", "model")},
+        "values": entry["values"],
+        "median": entry["median"],
         "spread": "no number" if spread is None else f"{spread:.2%}",
         "detectable": "no number" if detectable is None else f"{detectable:.1%}",
     }
@@ -455,12 +472,12 @@ def _finite(value: object) -> float | None:
 def _drift(entry: Mapping[str, Any]) -> dict[str, Any]:
     by_value: dict[str, list[str]] = {}
     for host, value in entry["others"].items():
-        by_value.setdefault(str(value), []).append(host)
+        by_value.setdefault(_text(value), []).append(host)
     in_order = sorted(by_value.items(), key=lambda item: (-len(item[1]), item[0]))
     rest = in_order[_VALUES_AT_MOST:]
     return {
-        "fact": entry["fact"],
-        "majority": entry["majority"],
+        "fact": _text(entry["fact"]),
+        "majority": _text(entry["majority"]),
         "nodes": int(entry["nodes"]),
         "others": [(value, hosts.compress(named), len(named)) for value, named in in_order[:_VALUES_AT_MOST]],
         "more": len(rest),

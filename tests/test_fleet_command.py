@@ -47,7 +47,8 @@ def test_a_fleet_is_told_on_the_screen_in_files_and_by_the_exit_status(reports: 
     assert keys <= set(document)
     assert document["counts"] == {"READY": 3, "READY_FOR_INSTALL": 0, "BLOCKED": 1, "INCONCLUSIVE": 0}
     assert set(document["nodes"][0]) == {
-        "host", "verdict", "action", "status", "level", "device", "started", "job", "reasons", "blamed_by", "path",
+        "host", "verdict", "action", "status", "level", "device", "started", "job", "sections", "reasons",
+        "blamed_by", "path",
     }  # fmt: skip
     assert (
         document["hyperpod"][2]
@@ -107,6 +108,9 @@ def test_expectations_ages_jobs_and_what_is_required_are_options(tmp_path: Path)
         (["*.nothing"], "*.nothing: No such file or directory"),
         ([""], "'' is no path"),
         (["."  , "--expect", "node[3-1]"], "'3-1' is no range"),
+        ([".", "--expect", "0"], "--expect 0: a fleet has 1 to 999999999 nodes"),
+        ([".", "--expect", "12345678901"], "--expect 12345678901: a fleet has 1 to 999999999 nodes"),
+        ([".", "--expect", "4", "--expect", "5"], "--expect 4 and --expect 5 contradict each other"),
         ([".", "--expect", "@nowhere"], "--expect @nowhere: No such file"),
         ([".", "--max-age", "soon"], "--max-age 'soon' is no time"),
         ([".", "--max-age", "-1h"], "--max-age"),

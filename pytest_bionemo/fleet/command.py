@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = _parser().parse_args(arguments)
         asked = _asked(options)
+        if options.html:
+            _expect_pages()
         nodes, unreadable = _read_all(options.paths, options.timeout)
         document = fold(nodes, unreadable, asked, time.time())
         _write(document, options)
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with ready, READY_FOR_INSTALL also exits 1",
     )
     add("--json", metavar="FILE", help="write the document of the fleet")
+    add("--html", metavar="FILE", help="write it as a page for people, one self-contained file")
     add(
         "--lists",
         metavar="DIR",
@@ -102,18 +105,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser  # fmt: skip
 
 
+def _expect_pages() -> None:
+    """Before anything is read: reading 10,000 reports takes a while."""
+    from pytest_bionemo.page.shell import PageError, expect_jinja
+
+    try:
+        expect_jinja()
+    except PageError as error:
+        raise UsageError(f"--html: {error}") from None
+
+
 def _asked(options: argparse.Namespace) -> Asked:
     named: list[str] = []
     number: int | None = None
     for text in options.expect:
         if text.isascii() and text.isdigit():
-            number = int(text[:9])
+            number = _number(text, number)
         elif text.startswith("@"):
             named += _listed_in(text[1:])
         else:
             named += hosts.expand(text)
     if options.json and options.json == options.lists:
         raise UsageError(f"--json {options.json}: a file, and --lists a folder. Choose different names.")
+    if options.html and options.html in (options.json, options.lists):
+        raise UsageError(f"--html {options.html}: --json or --lists has the same name. Choose different names.")
     return Asked(
         hosts=tuple(dict.fromkeys(named)),
         nodes=number,
@@ -122,6 +137,14 @@ def _asked(options: argparse.Namespace) -> Asked:
         job=options.job,
         require=options.require,
     )
+
+
+def _number(text: str, former: int | None) -> int:
+    if len(text) > 9 or int(text) == 0:
+        raise UsageError(f"--expect {text}: a fleet has 1 to 999999999 nodes.")
+    if former not in (None, int(text)):
+        raise UsageError(f"--expect {former} and --expect {text} contradict each other. Give one number.")
+    return int(text)
 
 
 def _listed_in(name: str) -> tuple[str, ...]:
@@ -164,6 +187,10 @@ def _contents(names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
 def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         _save(Path(options.json), json.dumps(document, indent=1))
+    if options.html:
+        from pytest_bionemo.page.fleet import fleet_page
+
+        _save(Path(options.html), fleet_page(document))
     if options.lists:
         _make(Path(options.lists))
         for name in ("passing", "failing", "unknown", "missing"):

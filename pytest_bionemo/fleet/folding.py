@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, Literal
 
-from pytest_bionemo.fleet import counting, drift, hosts, stragglers
+from pytest_bionemo.fleet import counting, drift, findings, hosts, stragglers
 from pytest_bionemo.fleet.node import LEVELS, TOOL, Node, shown
 from pytest_bionemo.model import Action, VerdictName, count
 from pytest_bionemo.report import hyperpod
@@ -106,6 +107,7 @@ def fold(reports: Iterable[Node], unreadable: Iterable[Unreadable], asked: Asked
         "statuses": {word: sum(1 for one in judged if one.status == word) for word in _WORDS},
         "levels": dict(sorted(Counter(node.level for node in counted.nodes.values()).items())),
         "doubts": doubts,
+        "findings": findings.gather({one.host: one.node.found for one in judged if one.node}),
         "nodes": [_entry(one) for one in judged],
         "missing": list(counted.missing),
         "unreadable": [{"path": shown(one.path, 400), "why": shown(one.why, 400)} for one in unread],
@@ -207,10 +209,17 @@ def _entry(one: Judged) -> dict[str, Any]:
         "device": node.device if node else None,
         "started": _moment(node.started) if node else None,
         "job": _job(node) if node else None,
+        "sections": _sections(node.sections) if node else {},
         "reasons": list(one.reasons),
         "blamed_by": list(one.blamed_by),
         "path": shown(node.path, 400) if node else None,
     }
+
+
+@cache
+def _sections(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """One object for all nodes that are alike: 10,000 of them have 160,000 sections."""
+    return dict(pairs)
 
 
 def _moment(seconds: float) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pytest_bionemo.fleet import hosts
+from pytest_bionemo.fleet import findings, hosts
 from pytest_bionemo.model import Gpu, VerdictName, describe_gpus
 from pytest_bionemo.report import hyperpod
 from pytest_bionemo.reports import DAMAGED, expect_known
@@ -29,6 +29,8 @@ JOB_FOLDER = "job-"
 """Begins the name of the folder in which the reports of one job lie."""
 REASONS_AT_MOST = 5
 _LONGEST_REASON = 300
+_LONGEST_FIX = 400
+_FIXES_AT_MOST = 12
 _LONGEST_FACT = 120
 _FACTS_AT_MOST = 64
 _NUMBERS_AT_MOST = 8192
@@ -101,7 +103,8 @@ class Node:
     that all of its blockers do.
     ``status`` is the exit status of its run, None where it did not end. ``own_actions`` are those of
     the blockers that blame no other, ``said`` the verdict with their checks.
-    ``facts`` are pairs of a name and a value, sorted.
+    ``facts`` are pairs of a name and a value, sorted. ``sections`` are pairs of a topic and how it ended; ``found``
+    is what those checks say that did not pass.
     """
 
     host: str
@@ -121,6 +124,8 @@ class Node:
     facts: tuple[tuple[str, str], ...]
     uuids: tuple[str, ...]
     numbers: Numbers
+    sections: tuple[tuple[str, str], ...] = ()
+    found: tuple[findings.Found, ...] = ()
 
 
 def read(content: bytes, path: str) -> Node:
@@ -182,6 +187,8 @@ def _node(document: Mapping[str, Any], path: str) -> Node:
         facts=tuple(sorted(dict(_facts(run, environment)).items())),
         uuids=tuple(sorted({str(gpu["uuid"]) for gpu in run.get("gpus", []) if gpu.get("uuid")})),
         numbers=_numbers(run),
+        sections=tuple((_text(topic), word) for topic, word in list(verdict.sections.items())[:_FACTS_AT_MOST]),
+        found=tuple(map(_found, findings.of(verdict))),
     )
 
 
@@ -257,6 +264,21 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
     yield from (shown(text, _LONGEST_REASON) for text in distinct[:REASONS_AT_MOST])
     if len(distinct) > REASONS_AT_MOST:
         yield f"and {len(distinct) - REASONS_AT_MOST} more"
+
+
+def _found(one: findings.Found) -> findings.Found:
+    return one._replace(
+        check=_text(one.check),
+        action=_text(one.action),
+        title=_text(one.title),
+        message=shown(one.message, _LONGEST_REASON),
+        fix=tuple(map(_fix, one.fix[:_FIXES_AT_MOST])),
+    )
+
+
+def _fix(line: str) -> str:
+    # Half of a command is worse than none.
+    return shown(line, _LONGEST_FIX) if len(line) <= _LONGEST_FIX else "the report of the node has the rest"
 
 
 def _facts(run: Mapping[str, Any], environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -53,6 +53,8 @@ class Sharer:
             said=self.one(node.said),
             facts=self.one(tuple(map(self.one, node.facts))),
             numbers=self._numbers(node.numbers),
+            sections=self.one(node.sections),
+            found=self.one(tuple(map(self.one, node.found))),
         )
 
     def _numbers(self, numbers: Numbers) -> Numbers:

@@ -1,9 +1,10 @@
-"""``python -m pytest_bionemo validate | checks | fleet | ctrf | metrics``.
+"""``python -m pytest_bionemo validate | checks | fleet | ctrf | html | metrics``.
 
 ``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
 ini file, no module of that folder. ``checks`` lists every shipped check, as a page in Markdown with ``--markdown``.
 ``fleet`` folds the reports of many nodes into one verdict.
 ``ctrf`` turns a report into the Common Test Report Format.
+``html`` makes a page of it, or of a fleet.
 ``metrics`` makes time series of them.
 """
 
@@ -24,6 +25,7 @@ usage: python -m pytest_bionemo validate [pytest options]
        python -m pytest_bionemo checks [--markdown]
        python -m pytest_bionemo fleet PATH... [--expect NODES] [--json FILE] (fleet --help tells more)
        python -m pytest_bionemo ctrf REPORT [-o FILE]
+       python -m pytest_bionemo html REPORT [-o FILE]
        python -m pytest_bionemo metrics PATH... [-o FILE] [--series N]
 
 validate  is this machine ready for BioNeMo? The same as pytest --bionemo-validate, isolated from the
@@ -31,6 +33,7 @@ validate  is this machine ready for BioNeMo? The same as pytest --bionemo-valida
 checks    list every check with its title, severity, level, what it needs and how it is fixed
 fleet     fold the reports of many nodes into one verdict: who is ready, who is not, who is missing
 ctrf      turn the JSON report of a run into the Common Test Report Format (ctrf.io)
+html      turn a report, or the fleet document, into one page that needs nothing else
 metrics   turn reports of nodes and the fleet document into metrics for Prometheus"""
 
 _USAGE_ERROR = 4
@@ -48,9 +51,14 @@ def main(arguments: Sequence[str]) -> int:
 
         print("\n".join(document_checks() if rest else list_checks(shutil.get_terminal_size().columns)))
         return 0
-    if command == "fleet":
+    if command in ("fleet", "html"):
         # Reports lie in folders that others write to: no module of the current one is imported.
         sys.path[:] = [entry for entry in sys.path if entry and entry != os.getcwd()]  # noqa: PTH109 - os is loaded
+    if command == "html":
+        from pytest_bionemo.page import command as page
+
+        return page.main(rest)
+    if command == "fleet":
         from pytest_bionemo.fleet import command as fleet
 
         return fleet.main(rest)
@@ -66,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         print(_USAGE)
         return 0
     wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
-    print(f"error: {wrong}. Choose from: validate, checks, fleet, ctrf, metrics.\n{_USAGE}", file=sys.stderr)
+    print(f"error: {wrong}. Choose from: validate, checks, fleet, ctrf, html, metrics.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 
 

@@ -173,7 +173,7 @@ def test_an_unknown_command_is_one_line_and_the_usage(rig: Rig, arguments: tuple
     first, *others = run.stderr.splitlines()
     assert run.returncode == 4
     assert run.stdout == ""
-    assert first == f"error: {named}. Choose from: validate, checks, fleet, ctrf, metrics."
+    assert first == f"error: {named}. Choose from: validate, checks, fleet, ctrf, html, metrics."
     assert others[0].startswith("usage: python -m pytest_bionemo validate")
     assert not list(rig.project.iterdir())
 

@@ -21,7 +21,7 @@ _NAMES = {
     "cudnn": "cuDNN", "nccl": "NCCL", "lightning": "Lightning", "python": "Python",
     "databricks_runtime": "Databricks Runtime", "job": "job",
 }  # fmt: skip
-_DEVICE = re.compile(r"(?P<kind>gpu|cpu)(?P<number>[0-9]{1,4})(?P<rest>-[^0-9].*)?", re.DOTALL)
+_DEVICE = re.compile(r"(?P<kind>gpu|cpu)(?P<number>[0-9]{1,4})(?P<rest>-.*)?", re.DOTALL)
 _ELSEWHERE = ("variables", "extra", "extra_errors", "platforms", "system")
 
 

@@ -18,7 +18,7 @@ from pytest_bionemo.page.shell import render
 from pytest_bionemo.reports import DAMAGED, expect_known
 from pytest_bionemo.verdict import ReportError, Result, Verdict, fold, results
 
-# In the order of what a reader asks first; also how bad each is.
+# What a page calls the end of a check, and the order of these words: worst first.
 _WORDS = {
     Outcome.FAILED: "FAILED",
     Outcome.ERROR: "ERROR",
@@ -26,6 +26,7 @@ _WORDS = {
     Outcome.PASSED: "PASSED",
     Outcome.NOT_APPLICABLE: "NOT_APPLICABLE",
 }
+_ORDER = ("FAILED", "ERROR", "WARNING", "NOT_RUN", "PASSED", "NOT_APPLICABLE")
 _ACTIONS = {
     "FIX_SOFTWARE": "fix the software",
     "FREE_GPU": "free the GPU",
@@ -102,7 +103,7 @@ class Check:
     @property
     def ends(self) -> list[End]:
         """How it ended, worst first."""
-        return sorted(self._ends.values(), key=lambda end: list(_WORDS.values()).index(end.word))
+        return sorted(self._ends.values(), key=lambda end: _ORDER.index(end.word))
 
     @property
     def word(self) -> str:
@@ -140,6 +141,7 @@ def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
     singles, matrix = numbers.split(found)
     topics = list(_topics(run, verdict, ended, _seconds(document)))
     environment = run.get("environment", {})
+    targets = machine.targets(run.get("targets", []))
     host = environment.get("hostname") or "this machine"
     gaps = _gaps(verdict.not_run)
     asked = [gap for gap in gaps if gap.is_required and verdict.name is VerdictName.INCONCLUSIVE]
@@ -155,7 +157,7 @@ def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
         "warnings": verdict.warnings,
         "actions": _ACTIONS,
         "labels": labels,
-        "advice": _advice(document, run),
+        "advice": _advice(document, run, verdict),
         "gaps": asked,
         "others_not_run": [gap for gap in gaps if gap not in asked],
         "install": list(run.get("install_options", [])),
@@ -170,7 +172,8 @@ def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
         "others": [(one, strip(one)) for one in singles if not one.judgement and one.has_ruler],
         "matrix": matrix,
         "found": found,
-        "targets": machine.targets(run.get("targets", [])),
+        "targets": targets,
+        "expects": any(target.expect or target.published for target in targets),
         "packages": [machine.package(entry) for entry in run.get("packages", [])],
         "aside": _aside(verdict.not_applicable),
     }
@@ -222,8 +225,15 @@ def _sentence(verdict: Verdict, run: Mapping[str, Any]) -> str:
     return f"Every required check that applies here ran and passed.{kernels}"
 
 
-def _advice(document: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """What to do about gaps in the proof."""
+def _advice(document: Mapping[str, Any], run: Mapping[str, Any], verdict: Verdict) -> str:
+    """What to do where nothing failed."""
+    if verdict.name is VerdictName.READY:
+        shallow = "no GPU kernel" in verdict.summary
+        return (
+            "Nothing stands in the way. Run it at level standard to prove that the GPUs compute."
+            if shallow
+            else "Nothing. This node can take its work."
+        )
     if document.get("exitcode") is None:
         return "The run has not come to its end. If it no longer runs, find out what ended it, and run it again."
     if run["device"] != "cuda":
@@ -236,7 +246,7 @@ def _facts(verdict: Verdict, run: Mapping[str, Any], ended: Sequence[Result]) ->
     if run["device"] != "cuda":
         yield f"rehearsal on the device {run['device']}"
     yield from machine.phrases(run)
-    yield _counted(_WORDS[result.outcome] for result in ended)
+    yield _counted(map(_word, ended))
 
 
 def _made(run: Mapping[str, Any]) -> str:
@@ -269,14 +279,14 @@ def _aside(entries: Iterable[Mapping[str, Any]]) -> list[End]:
 
 def _end(found: dict[tuple[str, str], End], word: str, why: str) -> End:
     """The end of this kind. Reasons that differ in their numbers alone (of the GPU) are one, but for findings."""
-    alike = why if word in ("FAILED", "ERROR") else _DIGITS.sub("0", why)
+    alike = why if word in ("FAILED", "ERROR", "WARNING") else _DIGITS.sub("0", why)
     return found.setdefault((word, alike), End(word, why))
 
 
 def _counted(words: Iterable[str]) -> str:
     """'1 failed, 24 passed'."""
     sums = Counter(words)
-    known = (word for word in _WORDS.values() if sums[word])
+    known = (word for word in _ORDER if sums[word])
     return ", ".join(f"{sums[word]:,} {word.lower().replace('_', ' ')}" for word in known)
 
 
@@ -292,11 +302,16 @@ def _topics(
         known = checks.setdefault(entry["topic"], {})
         check = known.setdefault(entry["name"], Check(entry["name"], entry["title"]))
         why = (result.finding or {}).get("message", "") or result.reason
-        check.add(_WORDS[result.outcome], why, str(entry["id"]).partition("[")[2].removesuffix("]"))
+        check.add(_word(result), why, str(entry["id"]).partition("[")[2].removesuffix("]"))
         check.seconds += seconds.get(entry["id"], 0.0)
     errors = {topic["name"]: topic["error"] for topic in run["topics"]}
     for name, state in verdict.sections.items():
         yield Topic(name, state, errors.get(name), list(checks.get(name, {}).values()))
+
+
+def _word(result: Result) -> str:
+    is_warning = result.outcome is Outcome.FAILED and not result.is_required
+    return "WARNING" if is_warning else _WORDS[result.outcome]
 
 
 def _seconds(document: Mapping[str, Any]) -> dict[str, float]:

@@ -5,8 +5,7 @@ Pure: what is no finite number is None here, whatever the report has in its plac
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,8 @@ RULERS = {"bound": "the bound", "reference": "the reference", "peer_median": "it
 WORDS = ("untrusted", "low", "degraded", "unjudged", "uncalibrated", "good")
 """Of a judgement, worst first."""
 _TO = "send_to_"
+_LARGEST = 1e150
+"""So that sums and ratios of two numbers are numbers."""
 _SEVERAL, _SMALL = 10, 0.1
 
 
@@ -91,7 +92,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What each device sends to each other one: ``rows`` are the senders, None on the diagonal and where nothing is."""
+    """What each device sends to each other one: a row for each sender, None where it sends nothing."""
 
     devices: tuple[str, ...]
     unit: str
@@ -108,13 +109,10 @@ class Matrix:
 
 
 def finite(value: object) -> float | None:
-    """The value as a float; None for what is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """The value as a float; None for what is no finite number, or larger than any quantity is."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if abs(value) > 1 / _LARGEST else 0.0
 
 
 def quantities(measurements: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[Quantity]:

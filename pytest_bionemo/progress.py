@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import pytest
@@ -23,7 +23,7 @@ from pytest_bionemo.waiting import Wait, Watcher, watch
 _FIRST_LINE_S = 30.0
 _NAMED_AT_MOST = 3
 # Less of an id than this says nothing.
-_SHORTEST_ID = 12
+_SHORTEST_ID = 20
 _QUIETEST = -2
 
 
@@ -122,17 +122,17 @@ def line(doing: str, wait: Wait, now: float, width: int | None = None) -> str:
     room = width - columns(what) - len(times) - 2
     if doing and room >= min(_SHORTEST_ID, columns(doing)):
         return f"{cut(doing, room)}  {what}{times}"
-    return cut(cut(what, max(0, width - len(times))) + times, width)
+    return cut(cut(what, width - len(times)) + times, width)
 
 
 def _on(wait: Wait) -> str:
-    """' on gpu0, gpu1, gpu2 and 5 more', ' on gpu3 (7 of 8 are done)'."""
+    """' on gpu0, gpu1, gpu2 and 5 more', ' on gpu3 (7 of 8 done)'."""
     if not wait.places:
         return ""
     more = len(wait.places) - _NAMED_AT_MOST
     named = ", ".join(map(plain, wait.places[:_NAMED_AT_MOST])) + (f" and {more} more" if more > 0 else "")
     done = wait.started - len(wait.places)
-    return f" on {named}" + (f" ({done} of {wait.started} are done)" if done > 0 else "")
+    return f" on {named}" + (f" ({done} of {wait.started} done)" if done > 0 else "")
 
 
 class Live:
@@ -167,8 +167,11 @@ class Log:
     there as a whole.
     """
 
-    def __init__(self, writer: Any, descriptor: int, is_shared: bool) -> None:
+    def __init__(
+        self, writer: Any, descriptor: int, is_shared: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._writer = writer
+        self._clock = clock
         self._file: int | None = os.dup(descriptor)
         self._is_shared = is_shared
         self._what = ("", 0.0)
@@ -185,7 +188,7 @@ class Log:
 
     def show(self, doing: str, wait: Wait) -> None:
         """Write a line if one is due."""
-        now = time.monotonic()
+        now = self._clock()
         # All devices work at the same: it is one wait.
         if (wait.what, wait.since) != self._what:
             self._what, self._due_s = (wait.what, wait.since), _FIRST_LINE_S

@@ -35,15 +35,17 @@ class Screen:
 
     def show(self, text: str) -> None:
         """Write the line, or write another one in its place. It must fit: see :meth:`width`."""
-        if text == self._shown or not self._is_ours():
+        if text == self._shown or not self._is_ours() or not self._is_ready():
             return
         line = f"{_DIM}{text}{_PLAIN}" if self._has_colour else text
-        if self._write(f"{_ERASE_BELOW}{_MAKE_ROOM}\r\n{line}{_BACK}"):
-            self._shown = text
+        self._shown = text  # before it is: an interrupt may come in between
+        self._write(f"{_ERASE_BELOW}{_MAKE_ROOM}\r\n{line}{_BACK}")
 
     def clear(self) -> None:
         """Erase it, if it is there."""
-        if self._shown and self._write(_ERASE_BELOW):
+        if self._shown:
+            # Also where that takes until ^Q: what pytest writes next would, and stand on top of the line.
+            self._write(_ERASE_BELOW)
             self._shown = ""
 
     def close(self) -> None:
@@ -68,20 +70,20 @@ class Screen:
         except OSError:  # not the terminal that controls this process: nobody can say
             return True
 
-    def _write(self, text: str) -> bool:
-        """Whether it was written; a terminal that is stopped (^S) takes nothing, and is not waited for."""
+    def _is_ready(self) -> bool:
+        """Whether the terminal takes anything: one that is stopped (^S) must not hold up a deadline."""
         if self._file is None:
             return False
-        try:
-            poll = select.poll()
-            poll.register(self._file, select.POLLOUT)
-            is_ready = bool(poll.poll(0))
-            if is_ready:
+        poll = select.poll()
+        poll.register(self._file, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def _write(self, text: str) -> None:
+        if self._file is not None:
+            try:
                 os.write(self._file, text.encode(self._encoding, "replace"))
-        except OSError:
-            self._give_up()
-            return False
-        return is_ready
+            except OSError:
+                self._give_up()
 
     def _give_up(self) -> None:
         if self._file is not None:
@@ -116,6 +118,8 @@ def cut(text: str, width: int) -> str:
     if room <= 0:
         return _CUT[: max(0, width)]
     end = _begin(text[::-1], room // 2)[::-1]
+    while end and not _columns_of(end[0]):  # the letter that it stood on is cut
+        end = end[1:]
     return f"{_begin(text, room - columns(end))}{_CUT}{end}"
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import pyte
 
@@ -49,7 +49,7 @@ class Seen:
     @property
     def text(self) -> list[str]:
         """The same without what differs from run to run."""
-        return [_TIME.sub("T", line).strip("= ") for line in self.lines]
+        return without_times(self.lines)
 
 
 class Terminal:
@@ -69,8 +69,21 @@ class Terminal:
         fcntl.ioctl(self.own, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.resize(rows, columns)
 
-    def start(self, rig: Rig, *arguments: str, error: int | None = None) -> subprocess.Popen[bytes]:
-        """Start pytest on this terminal; ``error`` takes its standard error stream instead."""
+    def start(
+        self, rig: Rig, *arguments: str, is_controlling: bool = True, is_foreground: bool = True
+    ) -> subprocess.Popen[bytes]:
+        """Start pytest --bionemo-validate on this terminal, which sends it signals if it controls it."""
+
+        def take_over() -> None:
+            os.setsid()
+            if is_controlling:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            if not is_foreground and os.fork():
+                os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+            if not is_foreground:
+                os.setpgid(0, 0)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
         environ = {
             "PATH": f"{rig.environment.python.parent}{os.pathsep}{os.defpath}",
             "HOME": str(rig.environment.folder / "home"),
@@ -88,8 +101,8 @@ class Terminal:
             env=environ,
             stdin=self._slave,
             stdout=self._slave,
-            stderr=self._slave if error is None else error,
-            preexec_fn=self._take_over,
+            stderr=self._slave,
+            preexec_fn=take_over,
         )
         os.close(self._slave)
         return self._child
@@ -97,7 +110,8 @@ class Terminal:
     def until(self, word: str, seconds: float = 60) -> None:
         """Read on until this stands somewhere on the screen."""
         self._read(lambda: any(word in line for line in self.screen.display), seconds)
-        assert any(word in line for line in self.screen.display), "\n".join(self.screen.display)
+        if not any(word in line for line in self.screen.display):
+            self._fail(f"it has ended without {word!r}")
 
     def finish(self, seconds: float = 120) -> Seen:
         """Read on until the run has ended."""
@@ -111,19 +125,12 @@ class Terminal:
         """Be gone."""
         os.close(self.own)
 
-    def _take_over(self) -> None:
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def _read(self, is_enough: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
         while not is_enough():
             left = end - time.monotonic()
             if left <= 0:
-                assert self._child
-                os.killpg(self._child.pid, signal.SIGKILL)
-                raise AssertionError("\n".join(["it did not come to an end:", *self.screen.display]))
+                self._fail(f"it has not ended within {seconds:g} s")
             if not select.select([self.own], [], [], left)[0]:
                 continue
             chunk = b""
@@ -134,6 +141,13 @@ class Terminal:
             self._raw += chunk
             self._stream.feed(chunk)
             self._note()
+
+    def _fail(self, why: str) -> NoReturn:
+        assert self._child
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        raise AssertionError("\n".join([why, *self.screen.display]))
 
     def _note(self) -> None:
         for line in self.screen.display:
@@ -148,6 +162,6 @@ def watch(rig: Rig, *arguments: str, columns: int = 80, rows: int = 24) -> Seen:
     return terminal.finish()
 
 
-def same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two runs have left the same."""
-    return list(one) == list(other)
+def without_times(lines: Sequence[str]) -> list[str]:
+    """The lines without what differs from run to run."""
+    return [_TIME.sub("T", line).strip("= ") for line in lines]

@@ -171,7 +171,7 @@ def _gaps(gaps: Sequence[Mapping[str, Any]], found: Sequence[str], width: int, v
 
 
 def _unexplained(check: str, gaps: Sequence[Mapping[str, Any]]) -> str:
-    """', since not every node is here, itself not run (deselected)': why checks wait for one that tells nothing itself."""
+    """Why checks wait for one that tells nothing itself: ', since no node is here, itself not run (deselected)'."""
     own = next((f", itself not run ({gap['reason']})" for gap in gaps if gap["check"] == check), "")
     reasons = dict.fromkeys(gap["reason"] for gap in gaps if gap["waits_for"] == check)
     return f", since {'; '.join(reasons)}{own}"

@@ -378,7 +378,8 @@ def own_ranks(request: pytest.FixtureRequest, encounter: Encounter, nodes: Encou
         if not encounter.is_absent:
             encounter.is_absent = True
             told = {"place": encounter.place.to_json(), "reason": gap.reason}
-            Child("pytest_bionemo.workloads.meeting:say_absent", _TELLING_S, arguments=told).answer()
+            target = "pytest_bionemo.workloads.meeting:say_absent"
+            Child(target, _TELLING_S, arguments=told, doing="telling the other nodes").answer()
         raise
 
 

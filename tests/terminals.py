@@ -78,10 +78,8 @@ class Terminal:
             os.setsid()
             if is_controlling:
                 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            if not is_foreground and os.fork():
-                os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
             if not is_foreground:
-                os.setpgid(0, 0)
+                _give_the_foreground_away()
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         environ = {
@@ -107,7 +105,7 @@ class Terminal:
         os.close(self._slave)
         return self._child
 
-    def until(self, word: str, seconds: float = 60) -> None:
+    def until(self, word: str, seconds: float = 30) -> None:
         """Read on until this stands somewhere on the screen."""
         self._read(lambda: any(word in line for line in self.screen.display), seconds)
         if not any(word in line for line in self.screen.display):
@@ -153,6 +151,18 @@ class Terminal:
         for line in self.screen.display:
             if PROGRESS.search(line) and line.rstrip() not in self._progress:
                 self._progress.append(line.rstrip())
+
+
+def _give_the_foreground_away() -> None:
+    """Let another process have the terminal's foreground, until this one ends and the terminal hangs it up."""
+    other = os.fork()
+    if other == 0:
+        os.setpgid(0, 0)
+        os.closerange(0, 256)
+        time.sleep(60)
+        os._exit(0)
+    os.setpgid(other, other)
+    os.tcsetpgrp(0, other)
 
 
 def watch(rig: Rig, *arguments: str, columns: int = 80, rows: int = 24) -> Seen:

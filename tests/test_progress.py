@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
+from threading import Timer
 
 import pytest
 from _pytest._io import TerminalWriter
@@ -22,7 +24,8 @@ from pytest_bionemo.waiting import Wait
 from standin.torch_package import StandinTorch
 from terminals import Terminal, watch, without_times
 
-# Checks of somebody else that wait for a workload which sleeps: no torch has to be imported for that.
+# Checks of somebody else that wait for a workload, which waits for a word from the test: it takes as long as the
+# test needs to see what it wants to see. No torch has to be imported for that.
 FILES = {
     "slow_plugin.py": """
         def pytest_bionemo_checks(config):
@@ -53,19 +56,25 @@ FILES = {
         """,
     "slow_work.py": """
         import os, time
+        from pathlib import Path
         from pytest_bionemo.workloads import NAME
 
 
         def run():
             print("in the worker", flush=True)
-            time.sleep(2.2 if os.environ[NAME] == "cpu1" else 1.2)
+            word = Path(os.environ["SLOW_WORK"], os.environ[NAME])
+            while not word.exists():
+                time.sleep(0.02)
             return {"slept": True}
         """,
 }
 # What pytest needs no half a minute to show.
 IMPATIENT = "import pytest_bionemo.progress; pytest_bionemo.progress._FIRST_LINE_S = 0.9"
 CHECKS = ("-p", "slow_plugin", "--bionemo-device=cpu", "--bionemo-expect-gpus=2", "bionemo/slow_checks")
-LIVE = "bionemo/slow_checks::sleeps[cpu0]  slow work on cpu0, cpu1, 1 s of"
+BOTH = "bionemo/slow_checks::sleeps[cpu0]  slow work on cpu0, cpu1, "
+ONE = "  slow work on cpu1 (1 of 2 done), "
+# Longer than the patience of those who wait.
+A_WHILE_S = 1.2
 
 
 @pytest.fixture
@@ -73,7 +82,27 @@ def slow_rig(rig: Rig) -> Rig:
     """A machine without torch, with checks that take a while."""
     for name, text in FILES.items():
         rig.site.joinpath(name).write_text(dedent(text))
+    rig.variables["SLOW_WORK"] = str(rig.folder)
     return rig
+
+
+def let_go(rig: Rig, *devices: str) -> None:
+    """Let the workloads on these devices come to their end."""
+    for device in devices:
+        rig.folder.joinpath(device).touch()
+
+
+def hold(rig: Rig) -> None:
+    """Let workloads wait again."""
+    for device in ("cpu0", "cpu1"):
+        rig.folder.joinpath(device).unlink(missing_ok=True)
+
+
+def started(rig: Rig, *options: str, columns: int = 80, rows: int = 24) -> Terminal:
+    """A terminal on which the checks run."""
+    terminal = Terminal(columns, rows)
+    terminal.start(rig, *CHECKS, *options)
+    return terminal
 
 
 def verdict_in(rig: Rig) -> tuple[str, int | None]:
@@ -86,23 +115,26 @@ def verdict_in(rig: Rig) -> tuple[str, int | None]:
 
 @pytest.mark.parametrize(
     ("options", "rows"),
-    [((), 24), (("-v",), 8), (("-s", "-vv", "--color=no"), 8), (("--capture=sys", "-q"), 24)],
+    [((), 24), (("-v", "-s", "--color=no"), 8), (("--capture=sys", "-q"), 24)],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_progress_is_seen_and_leaves_the_terminal_as_it_was(
     slow_rig: Rig, options: tuple[str, ...], rows: int
 ) -> None:
-    without = watch(slow_rig, *CHECKS, *options, "--bionemo-progress=off", rows=rows)
-    seen = watch(slow_rig, *CHECKS, *options, rows=rows)
+    let_go(slow_rig, "cpu0", "cpu1")
+    without = started(slow_rig, *options, "--bionemo-progress=off", rows=rows).finish()
+    hold(slow_rig)
+    terminal = started(slow_rig, *options, rows=rows)
+    terminal.until(BOTH)
+    let_go(slow_rig, "cpu0")
+    terminal.until(ONE)
+    let_go(slow_rig, "cpu1")
+    seen = terminal.finish()
     assert seen.text == without.text
     assert "6 passed" in seen.text[-1]
     assert seen.returncode == without.returncode == 1  # a rehearsal is never READY
     assert without.progress == []
     assert b"\x1b7" not in without.raw
-    assert any(LIVE in one for one in seen.progress), seen.progress
-    # The other one has answered meanwhile.
-    expected = "sleeps[cpu1]  slow work on cpu1 (1 of 2 done), 2 s of 120 s"
-    assert any(expected in one for one in seen.progress), seen.progress
     assert (b"\x1b[2mbionemo/slow" in seen.raw) == ("--color=no" not in options)
 
 
@@ -112,15 +144,16 @@ def test_progress_is_seen_and_leaves_the_terminal_as_it_was(
         (("-n", "2"), {}),
         (("-q", "-q"), {}),
         ((), {"TERM": "dumb"}),
-        ((), {"CI": "true"}),
     ],
     ids=str,
 )
 def test_there_are_terminals_where_nothing_is_shown(
     slow_rig: Rig, options: tuple[str, ...], variables: dict[str, str]
 ) -> None:
-    slow_rig.variables = variables
-    seen = watch(slow_rig, *CHECKS, *options)
+    slow_rig.variables |= variables
+    terminal = started(slow_rig, *options)
+    Timer(A_WHILE_S + 1, let_go, (slow_rig, "cpu0", "cpu1")).start()
+    seen = terminal.finish()
     assert "6 passed" in "".join(seen.lines) or options == ("-q", "-q")
     assert verdict_in(slow_rig) == ("INCONCLUSIVE", 1)
     assert seen.progress == []
@@ -129,24 +162,24 @@ def test_there_are_terminals_where_nothing_is_shown(
 
 
 def test_a_narrow_terminal_that_changes_its_size_shows_the_times(slow_rig: Rig) -> None:
-    terminal = Terminal(40)
-    terminal.start(slow_rig, *CHECKS)
+    terminal = started(slow_rig, columns=40)
     terminal.until("s of 120 s")
     (shown,) = [one for one in terminal.screen.display if "s of 120 s" in one]
     assert shown.startswith("slow work on cpu0, cpu1, ")
     terminal.resize(100)
-    terminal.until("(1 of 2 done)")
+    let_go(slow_rig, "cpu0")
+    terminal.until(ONE)
+    let_go(slow_rig, "cpu1")
     seen = terminal.finish()
-    assert any(one.startswith("bionemo/slow_checks::sleeps[cpu1]  ") for one in seen.progress)
     assert "bionemo/slow_checks ......" in "\n".join(seen.lines)
     assert "s of 120 s" not in "\n".join(seen.lines)
 
 
 def test_probes_that_take_long_are_shown_before_there_is_a_test(rig: Rig) -> None:
     rig.torch = StandinTorch(import_hangs=True)
-    seen = watch(rig, "--bionemo-device=cpu", "--bionemo-timeout=2", "bionemo/torch")
-    assert any(one.endswith("importing torch, 1 s of 2 s") for one in seen.progress), seen.progress
-    assert "s of 2 s" not in "\n".join(seen.lines)
+    seen = watch(rig, "--bionemo-device=cpu", "--bionemo-timeout=4", "bionemo/torch")
+    assert any("importing torch, " in one for one in seen.progress), seen.progress
+    assert "s of 4 s" not in "\n".join(seen.lines)
     assert any("BLOCKED  bionemo/torch::imports" in one for one in seen.lines)
 
 
@@ -159,26 +192,27 @@ def test_a_workload_that_is_rehearsed_is_shown_on_all_its_devices(torch_rig: Rig
 
 
 def test_an_interrupt_leaves_a_clean_line(slow_rig: Rig) -> None:
-    terminal = Terminal()
-    terminal.start(slow_rig, *CHECKS)
-    terminal.until(LIVE)
+    terminal = started(slow_rig)
+    terminal.until(BOTH)
     os.write(terminal.own, b"\x03")
     seen = terminal.finish()
     assert seen.returncode == 2
     assert verdict_in(slow_rig) == ("INCONCLUSIVE", 2)
-    assert LIVE not in "\n".join(seen.lines)
+    assert BOTH not in "\n".join(seen.lines)
     assert any("KeyboardInterrupt" in one for one in seen.lines)
     (dots,) = [one for one in seen.lines if one.startswith("bionemo/slow_checks ")]
     assert dots.removesuffix("^C") == "bionemo/slow_checks ..."
 
 
 def test_typing_and_a_terminal_that_is_stopped_disturb_nothing(slow_rig: Rig) -> None:
-    terminal = Terminal()
-    terminal.start(slow_rig, *CHECKS, "-v")
-    terminal.until(LIVE)
+    terminal = started(slow_rig, "-v")
+    terminal.until(BOTH)
     os.write(terminal.own, b"typed\n\x13")  # ^S
-    time.sleep(1)
+    let_go(slow_rig, "cpu0")
+    time.sleep(A_WHILE_S)
     os.write(terminal.own, b"\x11")  # ^Q
+    terminal.until(ONE)
+    let_go(slow_rig, "cpu1")
     seen = terminal.finish()
     assert "6 passed" in seen.lines[-1]
     assert "s of 120 s" not in "\n".join(seen.lines)
@@ -192,8 +226,9 @@ def test_typing_and_a_terminal_that_is_stopped_disturb_nothing(slow_rig: Rig) ->
 def test_a_terminal_that_goes_away_costs_nothing_of_the_report(slow_rig: Rig, is_controlling: bool) -> None:
     terminal = Terminal()
     child = terminal.start(slow_rig, *CHECKS, "-v", is_controlling=is_controlling)
-    terminal.until(LIVE)
+    terminal.until(BOTH)
     terminal.hang_up()
+    let_go(slow_rig, "cpu0", "cpu1")
     assert child.wait(60) == 1
     assert verdict_in(slow_rig) == ("INCONCLUSIVE", 1)
     tests = json.loads((slow_rig.project / REPORT).read_text())["tests"]
@@ -203,7 +238,7 @@ def test_a_terminal_that_goes_away_costs_nothing_of_the_report(slow_rig: Rig, is
 def test_a_hangup_sent_by_hand_ends_the_run(slow_rig: Rig) -> None:
     terminal = Terminal()
     child = terminal.start(slow_rig, *CHECKS)
-    terminal.until(LIVE)
+    terminal.until(BOTH)
     child.send_signal(signal.SIGHUP)
     seen = terminal.finish()
     assert seen.returncode == -signal.SIGHUP
@@ -213,6 +248,9 @@ def test_a_hangup_sent_by_hand_ends_the_run(slow_rig: Rig) -> None:
 def test_a_run_in_the_background_writes_nothing_into_what_is_typed(slow_rig: Rig) -> None:
     terminal = Terminal()
     terminal.start(slow_rig, *CHECKS, is_foreground=False)
+    terminal.until("bionemo/slow_checks ...")
+    time.sleep(A_WHILE_S)
+    let_go(slow_rig, "cpu0", "cpu1")
     seen = terminal.finish()
     assert "6 passed" in seen.lines[-1]
     assert seen.progress == []
@@ -221,37 +259,38 @@ def test_a_run_in_the_background_writes_nothing_into_what_is_typed(slow_rig: Rig
 # ------------------------------------------------------------------------------------------------------ in a log
 
 
-def lines_of_a_log(rig: Rig, *options: str, is_merged: bool) -> tuple[list[str], list[str]]:
-    """Those of both streams, which may be one file."""
-    with (rig.folder / "out").open("wb") as out, (rig.folder / "err").open("wb") as err:
-        command = [str(rig.environment.python), "-m", "pytest", "-p", "no:cacheprovider", "--bionemo-validate"]
-        subprocess.run(
-            [*command, *CHECKS, *options],
-            cwd=rig.project,
-            env={"PATH": os.defpath, "HOME": str(rig.folder), **rig.environ()},
-            stdout=out,
-            stderr=subprocess.STDOUT if is_merged else err,
-            timeout=60,
-            check=False,
-        )
-    return (rig.folder / "out").read_text().splitlines(), (rig.folder / "err").read_text().splitlines()
+def lines_of_a_log(rig: Rig, *, is_merged: bool, until: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of both streams, which may be one file. One device is let go at the appearance of each text."""
+    hold(rig)
+    streams = rig.folder / "out", rig.folder / ("out" if is_merged else "err")
+    command = [str(rig.environment.python), "-m", "pytest", "-p", "no:cacheprovider", "--bionemo-validate", *CHECKS]
+    environ = {"PATH": os.defpath, "HOME": str(rig.folder), **rig.environ()}
+    with streams[0].open("wb") as out, streams[1].open("ab") as err:
+        run = subprocess.Popen(command, cwd=rig.project, env=environ, stdout=out, stderr=out if is_merged else err)
+        for device, text in zip(("cpu0", "cpu1"), until, strict=True):
+            while text not in streams[1].read_text() and run.poll() is None:
+                time.sleep(0.02)
+            let_go(rig, device)
+        run.wait(60)
+    return streams[0].read_text().splitlines(), streams[1].read_text().splitlines()
 
 
 def test_a_log_gets_few_lines_and_all_of_pytests_as_a_whole(slow_rig: Rig) -> None:
-    own, said = lines_of_a_log(slow_rig, is_merged=False)
+    own, said = lines_of_a_log(slow_rig, is_merged=False, until=("", ""))
     assert said == []  # half a minute has not passed
     with slow_rig.site.joinpath("slow_plugin.py").open("a") as plugin:
         plugin.write(IMPATIENT)
-    out, said = lines_of_a_log(slow_rig, is_merged=False)
+    out, said = lines_of_a_log(slow_rig, is_merged=False, until=(BOTH, ONE))
     assert without_times(out) == without_times(own)
-    assert len(said) == 2, said
-    assert all(one.startswith("bionemo/slow_checks::sleeps[cpu") for one in said)
-    merged, _ = lines_of_a_log(slow_rig, is_merged=True)
+    assert [one.partition(", ")[0] for one in said][:1] == ["bionemo/slow_checks::sleeps[cpu0]  slow work on cpu0"]
+    assert ONE in said[-1]
+    merged, _ = lines_of_a_log(slow_rig, is_merged=True, until=(BOTH, ONE))
     assert [one for one in without_times(own) if one not in without_times(merged)] == []
-    position = next(index for index, text in enumerate(merged) if " s of 120 s" in text)
-    assert merged[position - 1] == "bionemo/slow_checks ..."
-    assert merged[position + 1].startswith("bionemo/slow_checks ...")
-    assert len(merged) == len(own) + 4
+    told = [position for position, text in enumerate(merged) if " s of 120 s" in text]
+    assert merged[told[0] - 1] == "bionemo/slow_checks ..."
+    assert merged[told[0] + 1].startswith("bionemo/slow_checks ...")
+    # Each line of ours comes with the beginning of the one that it stands in.
+    assert len(merged) == len(own) + 2 * len(told)
 
 
 def test_lines_come_at_doubling_intervals(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def freest(machine: Machine, options: Options) -> Gpu:
     usable = [one.gpu.label for one in _visible(machine, options) if one.gpu]
     if not usable:
         raise NoGpu(f"needs a GPU: {_why_none(machine)}")
-    now = nvml.from_answer(Child(nvml.TARGET, options.timeout, machine.environment).answer())
+    asked = Child(nvml.TARGET, options.timeout, machine.environment, doing="asking the NVIDIA driver")
+    now = nvml.from_answer(asked.answer())
     answering = [gpu for gpu in now.gpus if gpu.answers and gpu.label in usable]
     if not answering:
         raise NoGpu(f"needs a GPU that answers: {_described(now)}")

@@ -27,6 +27,7 @@ from types import FunctionType, ModuleType
 from typing import IO, Any, TextIO
 
 from pytest_bionemo.probes.child import describe_death, die_with
+from pytest_bionemo.waiting import Wait, waiting
 from pytest_bionemo.worker import Device, Trouble, WorkloadFailed, classify, settle
 
 # The label is there to be read in a list of processes.
@@ -177,7 +178,8 @@ class _Process:
             stack.enter_context(held)
             process = self._start((asked, answer, alive), out, err, deadline)
             try:
-                in_time = _ends(process, deadline)
+                with waiting(self._wait(deadline)) as look:
+                    in_time = _ends(process, deadline, look)
             finally:
                 _end(process)
                 _show(out, sys.stdout)
@@ -191,6 +193,10 @@ class _Process:
                 raise self._failure(Trouble.DEATH, _describe_end(process.returncode, _tail(err)))
             found: dict[str, Any] = pickle.loads(said.removeprefix(_MARK))  # noqa: S301 - our own words
             return found
+
+    def _wait(self, deadline: float) -> Callable[[], Wait]:
+        place = self._device.name or self._device.label
+        return lambda: Wait(self._name, deadline - self._timeout, self._timeout, (place,), 1)
 
     def _start(
         self, files: Sequence[IO[bytes] | io.FileIO], out: IO[bytes], err: IO[bytes], deadline: float
@@ -222,7 +228,7 @@ def _interpreter_options() -> list[str]:
     return found
 
 
-def _ends(process: subprocess.Popen[bytes], deadline: float) -> bool:
+def _ends(process: subprocess.Popen[bytes], deadline: float, look: Callable[[], None]) -> bool:
     """Wait for its end, and say whether it came in time. It keeps its number, by which its group can be killed."""
     pause = 0.001
     while True:
@@ -231,6 +237,7 @@ def _ends(process: subprocess.Popen[bytes], deadline: float) -> bool:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
+                look()
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue

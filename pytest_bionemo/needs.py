@@ -351,7 +351,9 @@ def arrival(encounter: Encounter, bionemo_options: Options) -> Iterator[Answer]:
     """What became of the meeting of all nodes: each waits here until the slowest one is through what comes before."""
     limit = _ARRIVAL * bionemo_options.timeout
     told = {"place": encounter.place.to_json(), "deadline_s": limit}
-    child = Child("pytest_bionemo.workloads.meeting:arrive", limit + bionemo_options.timeout, arguments=told)
+    deadline = limit + bionemo_options.timeout
+    doing = f"waiting for all {encounter.place.nodes} nodes of the job"
+    child = Child("pytest_bionemo.workloads.meeting:arrive", deadline, arguments=told, doing=doing)
     answer = child.answer()
     has_met = answer.value is not None and not answer.value["missed"]
     with staying(encounter.place.to_json()) if has_met and encounter.place.node_rank else nullcontext():
@@ -376,7 +378,8 @@ def own_ranks(request: pytest.FixtureRequest, encounter: Encounter, nodes: Encou
         if not encounter.is_absent:
             encounter.is_absent = True
             told = {"place": encounter.place.to_json(), "reason": gap.reason}
-            Child("pytest_bionemo.workloads.meeting:say_absent", _TELLING_S, arguments=told).answer()
+            target = "pytest_bionemo.workloads.meeting:say_absent"
+            Child(target, _TELLING_S, arguments=told, doing="telling the other nodes").answer()
         raise
 
 

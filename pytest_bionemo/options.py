@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_bionemo.terms import DEFAULT_REPORT, DEVICES, LEVELS, Device, Level
+from pytest_bionemo.terms import DEFAULT_REPORT, DEVICES, LEVELS, PROGRESS, Device, Level, Progress
 
 DEFAULT_TIMEOUT_S = 120.0
 _LONGEST_TIMEOUT_S = 24 * 60 * 60
 REQUIREMENTS = ("install", "ready")
 _TARGET = "bionemo_target"
-_NOUNS = {"level": "level", "device": "device", "require": "verdict to require"}
+_NOUNS = {"level": "level", "device": "device", "require": "verdict to require", "progress": "way to show progress"}
 
 # name without the prefix: help
 _SWITCHES: dict[str, str] = {
@@ -28,6 +28,7 @@ _VALUED: dict[str, tuple[str, str, str]] = {
     "report": (DEFAULT_REPORT, "PATH", "JSON report; an existing folder gets HOSTNAME.json."),
     "html": ("", "PATH", "The report as one page too; an existing folder gets HOSTNAME.html."),
     "timeout": (f"{DEFAULT_TIMEOUT_S:g}", "SECONDS", "Deadline of each probe and of each workload."),
+    "progress": ("auto", "WHEN", "Show what is waited for: auto (on terminals, now and then in logs), on or off."),
     "expect-gpus": ("", "N", "Number of GPUs that this machine must have."),
 }
 
@@ -46,6 +47,7 @@ class Options(NamedTuple):  # a dataclass takes 2 ms longer to make, in every ru
     hyperpod_line: bool = False
     strict: bool = False
     html: str | None = None
+    progress: Progress = "auto"
 
 
 def add(parser: pytest.Parser) -> None:
@@ -94,6 +96,7 @@ def read(config: pytest.Config) -> Options:
         hyperpod_line=_read_switch(config, "hyperpod-line"),
         strict=_read_switch(config, "strict"),
         html=_page(config),
+        progress=_one_of(config, "progress", PROGRESS),
     )
 
 

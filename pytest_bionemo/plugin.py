@@ -79,12 +79,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Strict(), "bionemo_strict")
     if settings.validate and not config.option.help:
         from pytest_bionemo.hiding import Hiding
+        from pytest_bionemo.progress import Progress
         from pytest_bionemo.validation import Validation
 
         if config.pluginmanager.is_blocked("bionemo_validation"):
             raise pytest.UsageError("-p no:bionemo_validation contradicts --bionemo-validate: drop one of the two.")
         validation = Validation(config, settings, config.stash.get(TOKENS, []))
         config.pluginmanager.register(validation, "bionemo_validation")
+        if not validation.is_worker:  # one of pytest-xdist has no terminal
+            config.pluginmanager.register(Progress(config, settings.progress), "bionemo_progress")
         config.pluginmanager.register(Hiding(), "bionemo_hiding")  # the last one is around all others
 
 

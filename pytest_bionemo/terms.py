@@ -7,9 +7,11 @@ from typing import Literal, get_args
 Severity = Literal["blocker", "warning"]
 Level = Literal["quick", "standard", "full"]
 Device = Literal["cuda", "cpu"]
+Progress = Literal["auto", "on", "off"]
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 LEVELS: tuple[Level, ...] = get_args(Level)
 DEVICES: tuple[Device, ...] = get_args(Device)
+PROGRESS: tuple[Progress, ...] = get_args(Progress)
 
 DEFAULT_REPORT = "bionemo_validation_report.json"

@@ -30,6 +30,7 @@ from typing import IO, Any, NoReturn
 
 from pytest_bionemo.probes.child import describe_death, die_with
 from pytest_bionemo.probes.host import usable_cores
+from pytest_bionemo.waiting import Wait, waiting
 from pytest_bionemo.workloads import DEADLINE, KIND, LOCAL_RANK, LOCAL_SIZE, NAME, meeting
 
 Numbers = Mapping[str, Any]
@@ -156,7 +157,7 @@ class Workers:
         elif request not in self._answers:
             self._start(request, workload)
         if device not in self._answers[request]:
-            self._answers[request][device] = self._workers[device].collect()
+            self._answers[request][device] = self._collect(device)
         answer = self._answers[request][device]
         if isinstance(answer, WorkloadFailed):
             raise answer
@@ -178,20 +179,30 @@ class Workers:
         answers = self._answers.setdefault(request, {})
         if device not in answers:
             with _locked(locks / device):
-                self._workers[device].submit(request, workload)
+                self._workers[device].submit(request, workload, time.monotonic())
                 answers[device] = self._workers[device].collect()
 
     def _start(self, request: str, workload: str) -> None:
         self._collect_what_is_running()
         self._answers[request] = {}
+        now = time.monotonic()
         for worker in self._workers.values():
-            worker.submit(request, workload)
+            worker.submit(request, workload, now)
 
     def _collect_what_is_running(self) -> None:
         for answers in self._answers.values():
-            for label, worker in self._workers.items():
+            for label in self._workers:
                 if label not in answers:
-                    answers[label] = worker.collect()
+                    answers[label] = self._collect(label)
+
+    def _collect(self, device: str) -> Numbers | WorkloadFailed:
+        with waiting(lambda: self._wait(self._workers[device])) as look:
+            return self._workers[device].collect(look)
+
+    def _wait(self, worker: _Worker) -> Wait:
+        """What is waited for while this one has not answered: others may not have, either."""
+        places = tuple(one.name for one in self._workers.values() if one is worker or one.is_at_work())
+        return Wait(_phrase(worker.workload), worker.since, worker.timeout, places, len(self._workers))
 
 
 class _Folder:
@@ -243,6 +254,12 @@ class _Hangs:
         return self._names
 
 
+def _phrase(workload: str) -> str:
+    """A workload for people: "exact gemm", "collectives: say hello"."""
+    module, _, function = workload.rpartition(".")[2].replace("_", " ").partition(":")
+    return module if function == "run" else f"{module}: {function}"
+
+
 def _places(devices: Sequence[Device]) -> list[dict[str, str]]:
     """What each worker is told of its place among those of this node."""
     return [
@@ -265,8 +282,11 @@ class _Worker:
     def __init__(
         self, device: Device, timeout: float, folder: _Folder, threads: int, hangs: _Hangs, place: Mapping[str, str]
     ) -> None:
+        self.name = device.name or device.label
+        self.timeout = timeout
+        self.workload = ""
+        self.since = 0.0
         self._device = device
-        self._timeout = timeout
         self._folder = folder
         # One that waits gives its core to the others: spinning is a third of the time of a busy machine.
         self._threads = {
@@ -277,16 +297,18 @@ class _Worker:
         self._hangs = hangs
         self._place = place
         self._is_given_up = False
+        self._is_awaited = False
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: int = -1
         self._last_words: IO[bytes] | None = None
-        self._workload = ""
         self._deadline = 0.0
 
-    def submit(self, request: str, workload: str) -> None:
-        self._workload = workload
-        self._deadline = time.monotonic() + self._timeout
+    def submit(self, request: str, workload: str, now: float) -> None:
+        self.workload = workload
+        self.since = now
+        self._deadline = now + self.timeout
         self._is_given_up = len(self._hangs.names()) >= _MOST_HANGS
+        self._is_awaited = not self._is_given_up
         if self._is_given_up:
             return
         process = self._process or self._start()
@@ -296,17 +318,27 @@ class _Worker:
             process.stdin.write(f"{self._deadline!r} {request}\n".encode())
             process.stdin.flush()
 
-    def collect(self) -> Numbers | WorkloadFailed:
+    def collect(self, look: Callable[[], None] = lambda: None) -> Numbers | WorkloadFailed:
+        """Its answer. While that is waited for, ``look`` is called again and again."""
         if self._is_given_up:
             hung = " and ".join(dict.fromkeys(self._hangs.names()))
             return self._failure(Trouble.NOT_STARTED, f"not started: {hung} hung here before")
-        line, trouble = self._read_line()
+        line, trouble = self._read_line(look)
+        self._is_awaited = False
         answer = self._understand(line) if trouble is None else trouble
         if isinstance(answer, WorkloadFailed):
             self.close()
             if answer.trouble is Trouble.HANG:
-                self._hangs.add(self._workload.rpartition(".")[2])
+                self._hangs.add(self.workload.rpartition(".")[2])
         return answer
+
+    def is_at_work(self) -> bool:
+        """Whether it has neither answered nor ended."""
+        if not self._is_awaited:
+            return False
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         if self._process is None:
@@ -349,7 +381,7 @@ class _Worker:
         folders = dict.fromkeys(_FOLDERS, folder)
         return {**os.environ, **_VARIABLES, **folders, **self._threads, **self._place, **self._device.variables}
 
-    def _read_line(self) -> tuple[bytes, WorkloadFailed | None]:
+    def _read_line(self, look: Callable[[], None]) -> tuple[bytes, WorkloadFailed | None]:
         assert self._process
         received = b""
         started, deadline = time.monotonic(), self._deadline
@@ -362,7 +394,8 @@ class _Worker:
                 if self._process.poll() is not None and not poll.poll(0):
                     return b"", self._failure(Trouble.DEATH, self._describe_end())
                 if left == 0:
-                    return b"", self._failure(Trouble.HANG, f"no answer within {self._timeout:g} s")
+                    return b"", self._failure(Trouble.HANG, f"no answer within {self.timeout:g} s")
+                look()
                 continue
             chunk = os.read(self._answers, 1 << 16)
             if not chunk:
@@ -384,7 +417,7 @@ class _Worker:
             return self._failure(Trouble.DEATH, f"its answer is damaged: {line[:200]!r}")
 
     def _failure(self, trouble: Trouble, text: str, blames: Sequence[str] = ()) -> WorkloadFailed:
-        return WorkloadFailed(self._workload, self._device.label, trouble, text, blames)
+        return WorkloadFailed(self.workload, self._device.label, trouble, text, blames)
 
     def _describe_end(self) -> str:
         assert self._process

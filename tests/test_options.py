@@ -27,6 +27,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "level": (("quikc", "Quick", "1", ""), "Choose from: quick, standard, full."),
     "device": (("gpu", "cuda:0"), "Choose from: cuda, cpu."),
     "require": (("READY", "all"), "Choose from: install, ready."),
+    "progress": (("yes", "On", ""), "Choose from: auto, on, off."),
     "timeout": (
         ("0", "-1", "nan", "inf", "soon", "1e999", "1e300", "10s"),
         "a number of seconds above 0 and up to 86400, such as 60.",

@@ -119,7 +119,7 @@ def test_quiet_leaves_one_line_for_each_finding() -> None:
 
 def test_verbose_lists_every_check_that_waits() -> None:
     checks = ["bionemo/torch::imports", "bionemo/torch::covers[gpu0]"]
-    lines = lines_of(run_of(not_run=waiting(*checks)), verbosity=1)
+    lines = lines_of(run_of(blockers=[finding()], not_run=waiting(*checks)), verbosity=1)[8:]
     assert [line.strip() for line in lines if line.startswith("         ")] == checks
     assert "(-v lists them)" not in "".join(lines)
 
@@ -170,12 +170,28 @@ def test_gaps_of_one_reason_stand_together() -> None:
 
 
 def test_each_check_that_is_waited_for_has_its_line() -> None:
-    run = run_of(not_run=[*waiting("bionemo/a::b"), *waiting("bionemo/a::c", waits_for="bionemo/torch::installed")])
-    assert lines_of(run)[3:5] == [
+    names = ["bionemo/driver::loads", "bionemo/torch::covers[gpu0]"]
+    gaps = [*waiting("bionemo/a::b", waits_for=names[0]), *waiting("bionemo/a::c", waits_for="bionemo/torch::covers")]
+    run = run_of(blockers=[finding(name) for name in names], not_run=gaps)
+    assert lines_of(run)[-3:-1] == [
         "waiting  1 check for bionemo/driver::loads: a 1",
-        "waiting  1 check for bionemo/torch::installed: a 1",
+        "waiting  1 check for bionemo/torch::covers: a 1",
     ]
     assert "(-v lists them)" not in "".join(lines_of(run))
+
+
+def test_why_checks_wait_for_one_that_has_no_finding_is_said() -> None:
+    away = waiting("bionemo/collectives::a", waits_for="bionemo/collectives::every_node_arrives")
+    away = [{**away[0], "reason": "not every node is here"}]
+    deselected = gap("bionemo/collectives::every_node_arrives")
+    assert lines_of(run_of(not_run=away), 160)[3:4] == [
+        "waiting  1 check for bionemo/collectives::every_node_arrives: collectives 1, since not every node is here"
+    ]
+    assert lines_of(run_of(not_run=[*away, deselected]))[3:6] == [
+        "waiting  1 check for bionemo/collectives::every_node_arrives: collectives 1,",
+        "         since not every node is here, itself not run (deselected)",
+        "not run  bionemo/collectives::every_node_arrives: deselected",
+    ]
 
 
 def test_a_report_that_is_not_written_is_said_in_the_title() -> None:

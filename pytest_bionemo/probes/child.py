@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import IO, Any
 
+from pytest_bionemo.waiting import Wait, waiting
+
 # Nothing is imported before sys.path is set: -c puts the current folder on it, where a json.py may lie.
 _START = (
     "import sys; parent, target, arguments, *sys.path[:] = sys.argv[1:]; "
@@ -49,6 +51,7 @@ class Child:
 
     The function takes the ``arguments``, which JSON can hold, and returns a JSON object; it may yield others before.
     ``deadline`` is in seconds from the start; ``environment`` are its variables, those of this process unless given.
+    ``doing`` says what it does, for those who wait for it: "importing bionemo-scdl".
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class Child:
         deadline: float,
         environment: Mapping[str, str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        doing: str = "",
     ) -> None:
         self._deadline = deadline
+        self._doing = doing or f"the probe {target.partition(':')[0].rpartition('.')[2]}"
         self._started = time.monotonic()
         self._answer: Answer | None = None
         start = ["-X", "faulthandler", "-c", _START, str(os.getpid()), target, json.dumps(dict(arguments or {}))]
@@ -97,14 +102,16 @@ class Child:
     def _wait(self) -> Answer:
         end = time.monotonic() + max(_READING_S, self._deadline - (time.monotonic() - self._started))
         out = err = b""
-        while (left := end - time.monotonic()) > 0:
-            try:
-                out, err = self._process.communicate(timeout=min(left, _GLANCE_S))
-                break
-            except subprocess.TimeoutExpired as late:
-                out, err = late.stdout or b"", late.stderr or b""
-                if self._process.poll() is not None:
+        with waiting(lambda: Wait(self._doing, self._started, self._deadline)) as look:
+            while (left := end - time.monotonic()) > 0:
+                try:
+                    out, err = self._process.communicate(timeout=min(left, _GLANCE_S))
                     break
+                except subprocess.TimeoutExpired as late:
+                    out, err = late.stdout or b"", late.stderr or b""
+                    if self._process.poll() is not None:
+                        break
+                    look()
         status = self._process.poll()
         # Whatever it leaves behind, it ends here.
         err = self._kill() or err

@@ -130,7 +130,8 @@ class Imports:
     def _start(self) -> None:
         while self._waiting and len(self._running) < max(2, len(os.sched_getaffinity(0))):
             name = self._waiting.popleft()
-            self._running[name] = Child(TARGET, self._timeout, self._variables(name), asdict(self._programs[name]))
+            told = asdict(self._programs[name])
+            self._running[name] = Child(TARGET, self._timeout, self._variables(name), told, f"importing {name}")
 
     def _variables(self, name: str) -> dict[str, str]:
         if self._folder is None:

@@ -49,6 +49,16 @@ from pytest_bionemo.probes.torch_build import TorchBuild
 
 # Looking at a folder takes no time, unless its file system hangs; a server that is busy answers later than a disk.
 _DEADLINES_S = {storage.TARGET: 20.0, surroundings.TARGET: 20.0, mounts.TARGET: 10.0, jobs.HOSTS: 20.0}
+# What is said to those who wait.
+_DOING = {
+    nvml.TARGET: "asking the NVIDIA driver",
+    torch_build.TARGET: "importing torch",
+    storage.TARGET: "looking at the folders",
+    surroundings.TARGET: "looking at platform and network",
+    mounts.TARGET: "looking at shared file systems",
+    jobs.HOSTS: "asking for the nodes of the job",
+    jobs.OF_LIGHTNING: "asking Lightning about the job",
+}
 _WITH_HEALTH = "with_health"
 
 _STEERING = (visible.VARIABLE, visible.ORDER, libraries.VARIABLE)
@@ -257,7 +267,7 @@ class Machine:
         if key not in self._children:
             timeout = min(self._timeout, _DEADLINES_S.get(target, self._timeout))
             told = {switch: True} if switch else arguments
-            self._children[key] = Child(target, timeout, self._environment, told)
+            self._children[key] = Child(target, timeout, self._environment, told, _DOING.get(target, ""))
         return self._children[key]
 
     def _is_started(self, target: str, switch: str) -> bool:

@@ -138,7 +138,8 @@ def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Lin
         yield from _finding("WARNING", entry, "unknown", width)
     if run["verdict"] == "READY_FOR_INSTALL":
         yield from _fixes("install", run["install_options"], width)
-    yield from _gaps(run["not_run"], width, verbosity)
+    found = [entry["check"] for entry in (*run["blockers"], *run["warnings"])]
+    yield from _gaps(run["not_run"], found, width, verbosity)
     for error in run.get("environment", {}).get("extra_errors", ()):
         yield from _labelled("unknown", f"what a plugin knows of the environment: {error}", width, "unknown")
     yield from _numbers(run.get("measurements", []), width, verbosity)
@@ -163,11 +164,14 @@ def _fixes(label: str, fixes: Sequence[str], width: int) -> Iterator[Line]:
         yield from _labelled("" if position else label, fix, width, wrap="$ " not in fix)
 
 
-def _gaps(gaps: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:
+def _gaps(gaps: Sequence[Mapping[str, Any]], found: Sequence[str], width: int, verbosity: int) -> Iterator[Line]:
+    """What was not run, and why. ``found`` are the checks that have a finding: it is said there what is wrong."""
     waited_for = Counter(gap["waits_for"] for gap in gaps if gap["waits_for"])
     for check, number in waited_for.items():
         waiting = [gap["check"] for gap in gaps if gap["waits_for"] == check]
-        text = f"{count(number, 'check')} for {check}: {_by_topic(waiting)}"
+        is_explained = any(one == check or one.startswith(f"{check}[") for one in found)
+        because = "" if is_explained else _unexplained(check, gaps)
+        text = f"{count(number, 'check')} for {check}: {_by_topic(waiting)}{because}"
         yield from _labelled("waiting", text, width, "unknown")
         yield from _listed(waiting, verbosity)
     for reason, checks in _by_reason(gap for gap in gaps if not gap["waits_for"]).items():
@@ -177,6 +181,13 @@ def _gaps(gaps: Sequence[Mapping[str, Any]], width: int, verbosity: int) -> Iter
             yield from _listed(named, verbosity)
     if verbosity == 0 and any(number > 1 for number in waited_for.values()):
         yield Line(((" " * _LABEL_WIDTH, "plain"), ("(-v lists them)", "dim")))
+
+
+def _unexplained(check: str, gaps: Sequence[Mapping[str, Any]]) -> str:
+    """Why checks wait for one that tells nothing itself: ', since no node is here, itself not run (deselected)'."""
+    own = next((f", itself not run ({gap['reason']})" for gap in gaps if gap["check"] == check), "")
+    reasons = dict.fromkeys(gap["reason"] for gap in gaps if gap["waits_for"] == check)
+    return f", since {'; '.join(reasons)}{own}"
 
 
 def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:

@@ -104,8 +104,8 @@ def multiplies_at_full_speed(worker: Compute, format: str) -> None:
 
     Why: nearly all of a training is matrix products, and the slowest device sets the pace of all of them.
 
-    How it decides: the rate of the largest product that pays is judged, with the better end of its confidence
-    interval, by the rulers below; what is on the border is measured once more, and the second measurement counts.
+    How it decides: the best of several shapes is measured, and the better end of its confidence interval judged by
+    the rulers below; what is on the border is measured once more, and the second measurement counts.
 
     Fix: look for throttling, other processes and low clocks; otherwise have the GPU replaced.
     """

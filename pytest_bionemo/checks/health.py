@@ -125,8 +125,8 @@ def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
     Why: the driver met an error that it cannot undo while programs run: until it is, results and jobs on this GPU are
     at risk.
 
-    How it decides: it reads the driver's own recovery action (from driver 570 on): anything but none is a finding.
-    Where another check of this GPU names the cause, this one waits for it.
+    How it decides: it reads the recovery action that the driver itself wants: anything but none is a finding. Where
+    another check of this GPU names the cause, this one waits for it.
 
     Fix: do what the driver asks for: end what uses the GPU, then reset it, or reboot the node.
     """

@@ -31,6 +31,7 @@ _LEAST_EFFICIENCY = 0.5
 # Pretend devices share the cores of one processor: short steps wait for those as much as for each other.
 _LEAST_EFFICIENCY_REHEARSED = 0.15
 _REHEARSAL = Limits(0.15, 0.15)
+"""Of the steps of other ranks, where those are pretend devices."""
 # What the other ranks say of the one that was killed on purpose.
 _LOST = f"in the step '{parallel_checkpoint.KILLED_IN}': died"
 

@@ -184,6 +184,10 @@ def test_reports_wait_for_nothing_that_is_not_told(rig: Rig) -> None:
     assert reasons["bionemo/platform::fsx_is_mounted"] in told
     assert reasons["bionemo/packages::is_whole[bionemo-core]"] == "bionemo-core is not installed"
     assert "<name> is not installed" in EXPLAINED["packages::is_whole"].not_applicable
+    # Where there is no job of several nodes, the devices of one node train together.
+    assert "there are no two devices here" in EXPLAINED["training::scales"].not_applicable
+    assert "this is no job of several nodes" not in EXPLAINED["training::scales"].not_applicable
+    assert "this is no job of several nodes" in EXPLAINED["collectives::ranks_meet"].not_applicable
 
     # And from a finding to its explanation.
     assert "explain  python -m pytest_bionemo explain driver::loads" in without_driver.stdout
@@ -449,3 +453,12 @@ def test_a_check_whose_source_is_not_there_is_explained_by_its_docstring(monkeyp
     assert (told.why, told.fix) == (check.spec.why, check.spec.fix)
     assert told.waits_for == ["host::runs_linux"]  # what @check itself was told
     assert told.facts == []
+
+
+# ---- the page for newcomers
+
+
+def test_the_page_for_newcomers_shows_what_the_program_prints() -> None:
+    page = Path(__file__).parents[1].joinpath("docs", "first-minute.md").read_text()
+    assert f"```\n{shown(EXPLAINED['torch::installed'], 80)}\n```\n" in page
+    assert "explain  python -m pytest_bionemo explain torch::installed\n" in page

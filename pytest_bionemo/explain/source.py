@@ -12,7 +12,7 @@ import ast
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from types import FunctionType, ModuleType
 from typing import Any
@@ -71,7 +71,8 @@ def read(function: Callable[..., object], needed: tuple[str, ...] = ()) -> Found
     :param function: the function of the check.
     :param needed: fixtures that it needs without taking their value.
     """
-    reader = _Reader(inspect.unwrap(function))
+    plain = inspect.unwrap(function)
+    reader = _Reader(sys.modules[plain.__module__], plain.__name__)
     for name in needed:
         reader.meet_fixture(name, is_own=True)
     reader.read_all()
@@ -84,15 +85,15 @@ def about(module: ModuleType, name: str) -> str:
 
 
 class _Reader:
-    def __init__(self, function: Callable[..., object]) -> None:
+    def __init__(self, module: ModuleType, name: str) -> None:
         self.found = Found()
-        self._home = sys.modules[function.__module__]
+        self._home = module
         self._todo: list[tuple[ModuleType, ast.FunctionDef, bool]] = []
         self._seen: set[tuple[str, str, bool]] = set()
         # What the fields of a record are given, which judge() then takes from it.
         self._given: set[str] = set()
         self._judged: list[ast.Call] = []
-        self._add(self._home, function.__name__, is_own=True)
+        self._add(module, name, is_own=True)
 
     def read_all(self) -> None:
         while self._todo:
@@ -118,6 +119,15 @@ class _Reader:
         if is_gate:
             self.meet_check(needs.ESTABLISHED_BY[name], is_own=is_own)
         self._add(module, name, is_own=is_own and not is_gate)
+
+    def meet_chosen(self, name: str, *, is_own: bool) -> None:
+        """A fixture that is taken where it applies, and another one where not: only what it waits for counts."""
+        reader = _Reader(needs, name)
+        reader.read_all()
+        for check in reader.found.checks:
+            self.meet_check(check, is_own=False)
+        if name in needs.ESTABLISHED_BY:
+            self.meet_check(needs.ESTABLISHED_BY[name], is_own=is_own)
 
     def meet_check(self, check: str, *, is_own: bool) -> None:
         """A check that may have to pass first."""
@@ -263,12 +273,17 @@ class _Function:
             if reason := _written(node.args[0]):
                 self._found.reasons[reason] = None
         elif isinstance(node.func, ast.Attribute) and node.func.attr == "getfixturevalue":
-            for name in texts:
-                self._reader.meet_fixture(name, is_own=self._is_own)
+            self._read_request(node.args[0], texts)
         elif str(getattr(function, "__module__", "")).startswith(f"{_OURS}.facts."):
             self._found.asked.update(texts)
         else:
             self._reader.meet_call(function, node)
+
+    def _read_request(self, asked: ast.expr, names: Sequence[str]) -> None:
+        chosen = asked.body.value if isinstance(asked, ast.IfExp) and isinstance(asked.body, ast.Constant) else None
+        for name in names:
+            meet = self._reader.meet_chosen if name == chosen else self._reader.meet_fixture
+            meet(name, is_own=self._is_own)
 
     def _read_comparison(self, node: ast.Compare | ast.IfExp) -> None:
         is_order = isinstance(node, ast.IfExp) or isinstance(node.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE)

@@ -438,18 +438,18 @@ def test_a_report_without_findings_says_so(rig: Rig) -> None:
 def test_a_check_whose_source_is_not_there_is_explained_by_its_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
     import inspect
 
-    from pytest_bionemo.explain import source
+    from pytest_bionemo.explain import syntax
 
     def gone(module: object) -> str:
         raise OSError("could not get source code")
 
-    source._syntax.cache_clear()
+    syntax.syntax_of.cache_clear()
     monkeypatch.setattr(inspect, "getsource", gone)
     try:
         check: Check = next(check for check in SHIPPED if check.id == "driver::loads")
         told = explain(check, SHIPPED)
     finally:
-        source._syntax.cache_clear()
+        syntax.syntax_of.cache_clear()
     assert (told.why, told.fix) == (check.spec.why, check.spec.fix)
     assert told.waits_for == ["host::runs_linux"]  # what @check itself was told
     assert told.facts == []

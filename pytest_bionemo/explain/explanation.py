@@ -12,7 +12,8 @@ from pytest_bionemo import judging
 from pytest_bionemo.checking import CheckSpec, spec_of
 from pytest_bionemo.checks import shipped
 from pytest_bionemo.explain.evidence import Fact, facts_of
-from pytest_bionemo.explain.source import Found, Limit, about, read
+from pytest_bionemo.explain.source import Found, Limit, read
+from pytest_bionemo.explain.syntax import about
 from pytest_bionemo.judging import Limits
 from pytest_bionemo.suite import NAME, import_checks, topic_of
 

@@ -9,10 +9,9 @@ that was installed without), nothing is found, which is no error.
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from types import FunctionType, ModuleType
 from typing import Any
@@ -21,13 +20,13 @@ import pytest
 
 from pytest_bionemo import checking, judging, needs
 from pytest_bionemo.compute import Compute
+from pytest_bionemo.explain.syntax import about, own_names, syntax_of, walk, written
 from pytest_bionemo.facts import load
 from pytest_bionemo.judging import Limits
 
 _OURS = "pytest_bionemo"
 # What decides. Probes and workloads give facts and numbers; "fixes" words what to do.
 _READ = ("checks", "facts", "needs", "fixtures", "rules", "rulers", "exchanging", "blaming", "memory")
-_FEWEST_WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,6 @@ def read(function: Callable[..., object], needed: tuple[str, ...] = ()) -> Found
     return reader.found
 
 
-def about(module: ModuleType, name: str) -> str:
-    """What a module says of one of its constants: the text after it, or the comment above it."""
-    return _syntax(module).about(name)
-
-
 class _Reader:
     def __init__(self, module: ModuleType, name: str) -> None:
         self.found = Found()
@@ -103,7 +97,7 @@ class _Reader:
             self._read_judgement(call)
 
     def _add(self, module: ModuleType, name: str, *, is_own: bool) -> None:
-        node = _syntax(module).functions.get(name)
+        node = syntax_of(module).functions.get(name)
         if node and (module.__name__, name, is_own) not in self._seen:
             self._seen.add((module.__name__, name, is_own))
             self._todo.append((module, node, is_own))
@@ -114,7 +108,7 @@ class _Reader:
         What another check establishes is that check's own: of the fixture that gives it, only what is waited for.
         """
         self.found.fixtures.add(name)
-        module = self._home if name in _syntax(self._home).functions else needs
+        module = self._home if name in syntax_of(self._home).functions else needs
         is_gate = name in needs.ESTABLISHED_BY and module is needs
         if is_gate:
             self.meet_check(needs.ESTABLISHED_BY[name], is_own=is_own)
@@ -181,7 +175,7 @@ class _Function:
     def __init__(self, reader: _Reader, module: ModuleType, node: ast.FunctionDef, is_own: bool) -> None:
         self._reader, self._found, self._node = reader, reader.found, node
         self._module, self._is_own = module, is_own
-        self._own_names = _own_names(node)
+        self._own_names = own_names(node)
 
     def read(self) -> None:
         if self._is_fixture_or_check():
@@ -197,7 +191,7 @@ class _Function:
 
     def _parts(self) -> Iterator[ast.AST]:
         body = self._node.body[1:] if ast.get_docstring(self._node) else self._node.body
-        return (part for statement in body for part in _walk(statement))
+        return (part for statement in body for part in walk(statement))
 
     def _read_node(self, node: ast.AST) -> None:
         if isinstance(node, ast.Attribute) and node.attr == "model" and self._is_device(node.value):
@@ -270,7 +264,7 @@ class _Function:
         texts = [part.value for argument in node.args for part in ast.walk(argument)
                  if isinstance(part, ast.Constant) and isinstance(part.value, str)]  # fmt: skip
         if function is checking.not_applicable and node.args:
-            if reason := _written(node.args[0]):
+            if reason := written(node.args[0]):
                 self._found.reasons[reason] = None
         elif isinstance(node.func, ast.Attribute) and node.func.attr == "getfixturevalue":
             self._read_request(node.args[0], texts)
@@ -293,100 +287,3 @@ class _Function:
             value = self._resolve(part) if isinstance(part, ast.Name) else None
             if isinstance(part, ast.Name) and isinstance(value, float) and (said := about(self._module, part.id)):
                 self._found.limits[part.id] = Limit(part.id, value, said)
-
-
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Every part of the code but what only words a fix: the facts that it takes do not decide anything."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        is_fix = isinstance(child, ast.keyword) and child.arg == "fix"
-        if not is_fix and not (isinstance(child, ast.Assign) and _assigned(child) == "fix"):
-            yield from _walk(child)
-
-
-@functools.cache
-def _own_names(node: ast.FunctionDef) -> set[str]:
-    """Names that mean something else inside the function than in its module."""
-    arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-    stored = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
-    return arguments | stored
-
-
-def _written(node: ast.expr) -> str:
-    """A text as it is written, with what is filled in named: '<name> is not installed'.
-
-    Empty where too little of it is written for anybody to understand it.
-    """
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if not isinstance(node, ast.JoinedStr):
-        return ""
-    words = [word for part in node.values if isinstance(part, ast.Constant) for word in str(part.value).split()]
-    if len(words) < _FEWEST_WORDS:
-        return ""
-    return "".join(str(part.value) if isinstance(part, ast.Constant) else _name_of(part) for part in node.values)
-
-
-def _name_of(node: ast.expr) -> str:
-    value = node.value if isinstance(node, ast.FormattedValue) else node
-    if isinstance(value, ast.BoolOp):
-        value = value.values[0]
-    if isinstance(value, ast.Name):
-        return f"<{value.id.strip('_').replace('_', ' ')}>"
-    if isinstance(value, ast.Attribute):
-        return f"<{value.attr.strip('_').replace('_', ' ')}>"
-    return "..."
-
-
-@dataclass(frozen=True)
-class _Syntax:
-    """The functions of a module, where its constants stand, and its lines."""
-
-    functions: Mapping[str, ast.FunctionDef]
-    constants: Mapping[str, int]
-    texts_after: Mapping[str, str]
-    lines: tuple[str, ...]
-
-    def about(self, name: str) -> str:
-        """What is said of a constant: the text after it, or the comment right above it. Empty where nothing is."""
-        if name in self.texts_after:
-            return self.texts_after[name]
-        said: list[str] = []
-        line = self.constants.get(name, 1) - 2
-        while line >= 0 and self.lines[line].startswith("# ") and not self.lines[line].startswith("# --"):
-            said.insert(0, self.lines[line].removeprefix("# ").strip())
-            line -= 1
-        return " ".join(said)
-
-
-@functools.cache
-def _syntax(module: ModuleType) -> _Syntax:
-    try:
-        text = inspect.getsource(module)
-        body = ast.parse(text).body
-    except (OSError, TypeError, SyntaxError):
-        return _Syntax({}, {}, {}, ())
-    names = {place: _assigned(node) for place, node in enumerate(body)}
-    return _Syntax(
-        {node.name: node for node in body if isinstance(node, ast.FunctionDef)},
-        {name: body[place].lineno for place, name in names.items() if name},
-        {
-            name: " ".join(said.split())
-            for place, name in names.items()
-            if name and (said := _text_at(body, place + 1))
-        },
-        tuple(text.splitlines()),
-    )
-
-
-def _assigned(node: ast.stmt) -> str | None:
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else None
-
-
-def _text_at(body: list[ast.stmt], place: int) -> str:
-    node: Any = body[place] if place < len(body) else None
-    is_text = (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    )
-    return str(node.value.value) if is_text else ""

@@ -122,7 +122,7 @@ def test_every_threshold_of_the_tables_is_told_with_its_value_source_and_date() 
         assert number * powers.get(fact.value.split()[-1], 1) == pytest.approx(row["value"], rel=0.05), fact
     text = " ".join(shown(EXPLAINED["host::locks_memory_for_rdma"]).split())
     assert "locked memory: 16 GiB, the lowest limit at which RDMA and EFA can register the buffers of NCCL" in text
-    assert "hyperpod" not in text
+    assert "remote node: 20 distance, NUMA distance from" in shown(EXPLAINED["host::is_near_its_gpus"])
     assert "(ulimit -l of 16 GiB or more) (source code, 2026-11-22)" in text
 
 

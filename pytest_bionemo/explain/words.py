@@ -108,11 +108,16 @@ def _limits(told: Explanation) -> Iterator[str]:
     for ruler in told.rulers:
         about = ruler.about or ruler.name
         name = f"{ruler.name} " if ruler.limits[0].isdigit() and ruler.about else ""
-        yield f"{name}{ruler.limits}: {about[0].lower()}{about[1:]}"
+        yield f"{name}{ruler.limits}: {_within(about)}"
     for fact in told.facts:
         if fact.value:
             about = fact.about.partition(". ")[0].rstrip(".")
-            yield f"{fact.name or fact.where}: {fact.value}" + (f", {about[0].lower()}{about[1:]}" if about else "")
+            yield f"{fact.name or fact.where}: {fact.value}" + (f", {_within(about)}" if about else "")
+
+
+def _within(text: str) -> str:
+    """A sentence as it goes on within another one: 'NUMA' and 'A model' keep their first letter."""
+    return f"{text[0].lower()}{text[1:]}" if text[1:2].islower() else text
 
 
 def _all_of(name: str, values: Sequence[str]) -> str:

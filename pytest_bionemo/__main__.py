@@ -81,7 +81,8 @@ def main(arguments: Sequence[str]) -> int:
         print(_USAGE)
         return 0
     wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
-    print(f"error: {wrong}. Choose from: validate, checks, explain, fleet, ctrf, html, metrics.\n{_USAGE}", file=sys.stderr)
+    known = "validate, checks, explain, fleet, ctrf, html, metrics"
+    print(f"error: {wrong}. Choose from: {known}.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 
 

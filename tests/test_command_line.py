@@ -184,5 +184,5 @@ def test_help_names_every_command(rig: Rig, option: str) -> None:
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("usage: python -m pytest_bionemo validate")
     listed = re.findall(r"^(\w+)  ", run.stdout, re.MULTILINE)
-    assert listed == ["validate", "checks", "explain", "fleet", "ctrf", "metrics"]
+    assert listed == ["validate", "checks", "explain", "fleet", "ctrf", "html", "metrics"]
     assert max(map(len, run.stdout.splitlines())) <= 110

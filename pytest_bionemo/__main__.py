@@ -1,7 +1,8 @@
-"""``python -m pytest_bionemo validate | checks | fleet | ctrf | html | metrics``.
+"""``python -m pytest_bionemo validate | checks | explain | fleet | ctrf | html | metrics``.
 
 ``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
 ini file, no module of that folder. ``checks`` lists every shipped check, as a page in Markdown with ``--markdown``.
+``explain`` says of one check, or of every finding of a report, why it matters and how it decides.
 ``fleet`` folds the reports of many nodes into one verdict.
 ``ctrf`` turns a report into the Common Test Report Format.
 ``html`` makes a page of it, or of a fleet.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _USAGE = """\
 usage: python -m pytest_bionemo validate [pytest options]
        python -m pytest_bionemo checks [--markdown]
+       python -m pytest_bionemo explain CHECK | --report FILE [--json | --markdown]
        python -m pytest_bionemo fleet PATH... [--expect NODES] [--json FILE] (fleet --help tells more)
        python -m pytest_bionemo ctrf REPORT [-o FILE]
        python -m pytest_bionemo html REPORT [-o FILE]
@@ -31,6 +33,7 @@ usage: python -m pytest_bionemo validate [pytest options]
 validate  is this machine ready for BioNeMo? The same as pytest --bionemo-validate, isolated from the
           folder that it is started in (no conftest, no ini file). Options: pytest --help
 checks    list every check with its title, severity, level, what it needs and how it is fixed
+explain   why a check matters, how it decides, how its findings are fixed, and its sources
 fleet     fold the reports of many nodes into one verdict: who is ready, who is not, who is missing
 ctrf      turn the JSON report of a run into the Common Test Report Format (ctrf.io)
 html      turn a report, or the fleet document, into one page that needs nothing else
@@ -51,9 +54,13 @@ def main(arguments: Sequence[str]) -> int:
 
         print("\n".join(document_checks() if rest else list_checks(shutil.get_terminal_size().columns)))
         return 0
-    if command in ("fleet", "html"):
+    if command in ("explain", "fleet", "html"):
         # Reports lie in folders that others write to: no module of the current one is imported.
         sys.path[:] = [entry for entry in sys.path if entry and entry != os.getcwd()]  # noqa: PTH109 - os is loaded
+    if command == "explain":
+        from pytest_bionemo.explain import command as explain
+
+        return explain.main(rest)
     if command == "html":
         from pytest_bionemo.page import command as page
 
@@ -74,7 +81,8 @@ def main(arguments: Sequence[str]) -> int:
         print(_USAGE)
         return 0
     wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
-    print(f"error: {wrong}. Choose from: validate, checks, fleet, ctrf, html, metrics.\n{_USAGE}", file=sys.stderr)
+    known = "validate, checks, explain, fleet, ctrf, html, metrics"
+    print(f"error: {wrong}. Choose from: {known}.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 
 

@@ -34,7 +34,11 @@ TARGET = "bionemo_target"
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """What ``@check`` was told, and what the docstring says: its first line, and the paragraph "Fix: ..."."""
+    """What ``@check`` was told, and what the docstring says.
+
+    ``title`` is its first line; ``fix``, ``why`` and ``how`` are its paragraphs "Fix: ...", "Why: ..." and
+    "How it decides: ...", ``more`` is what else it says. Each is None where the docstring has none.
+    """
 
     title: str
     severity: Severity
@@ -42,6 +46,9 @@ class CheckSpec:
     needs: tuple[str, ...]
     about: str | None = None
     fix: str | None = None
+    why: str | None = None
+    how: str | None = None
+    more: str | None = None
 
 
 class CheckFailed(Exception):
@@ -79,7 +86,8 @@ def check(
         With ``--bionemo-target``, one about something that no such target needs is a warning.
     :raises ValueError: for an unknown severity or level, or a function without a docstring, whose first line
         is the title of the check, or one that yields or awaits. A paragraph of it that begins with "Fix: " says what
-        to do about its findings.
+        to do about its findings, one with "Why: " why it matters, one with "How it decides: " how a pass is told from
+        a finding: ``python -m pytest_bionemo explain`` prints them.
     """
     _expect("severity", severity, SEVERITIES)
     _expect("level", level, LEVELS)
@@ -91,7 +99,7 @@ def check(
         # A decorator that keeps the name and docstring of what it wraps may drop what calling that gives.
         if any(is_deferred(inspect.unwrap(function)) for is_deferred in _DEFERRED):
             raise ValueError(f"check {function.__qualname__} yields or awaits: calling it would run nothing")
-        spec = CheckSpec(title, severity, level, tuple(needs), about, _fix_in(inspect.getdoc(function) or ""))
+        spec = CheckSpec(title, severity, level, tuple(needs), about, **_told_by(inspect.getdoc(function) or ""))
         setattr(function, _ATTRIBUTE, spec)
         # pytest's own opt-in: collected whatever the project's python_functions say.
         function.__test__ = True  # type: ignore[attr-defined]
@@ -100,9 +108,18 @@ def check(
     return declare
 
 
-def _fix_in(docstring: str) -> str | None:
-    found = [part.removeprefix("Fix: ") for part in docstring.split("\n\n") if part.startswith("Fix: ")]
-    return " ".join(found[0].split()) if found else None
+_PARTS = {"Fix: ": "fix", "Why: ": "why", "How it decides: ": "how"}
+
+
+def _told_by(docstring: str) -> dict[str, str]:
+    """The parts of a docstring after its title, by the field of the specification that holds them."""
+    told: dict[str, list[str]] = {}
+    for paragraph in docstring.partition("\n")[2].strip().split("\n\n"):
+        label = next((label for label in _PARTS if paragraph.startswith(label)), "")
+        text = " ".join(paragraph.removeprefix(label).split())
+        if text:
+            told.setdefault(_PARTS.get(label, "more"), []).append(text)
+    return {field: "\n".join(texts) if field == "more" else texts[0] for field, texts in told.items()}
 
 
 def spec_of(function: object) -> CheckSpec | None:

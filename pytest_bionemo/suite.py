@@ -40,7 +40,7 @@ _RECORDS = (MEASUREMENT, TARGET)  # what fixtures of ours write into the propert
 _PER_GPU = ("gpu", "any_gpu")
 _PER_DEVICE = ("device",)
 # What a module can raise at import that breaks this module only. The last two are no Exception.
-_BROKEN_IMPORT = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
+BROKEN_IMPORT = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
 
 
 @dataclass
@@ -129,7 +129,7 @@ class CheckModule(pytest.Module):
         try:
             self.record["checks"] = declared_checks(import_checks(self.module_name), self.suite.level)
             items = [self._checked(item) for item in super().collect() if isinstance(item, pytest.Function)]
-        except _BROKEN_IMPORT as error:
+        except BROKEN_IMPORT as error:
             self.record["error"] = encodable(f"{type(error).__name__}: {error}")
             raise self.CollectError(f"{self.module_name}: {self.record['error']}") from None
         self.record["error"] = None
@@ -359,7 +359,7 @@ def reject_unknown(tokens: Iterable[str], module_names: Sequence[str]) -> None:
 def _reject_unknown_check(token: str, name: str, module_name: str) -> None:
     try:
         declared = list(checks_of(import_checks(module_name)))
-    except _BROKEN_IMPORT:
+    except BROKEN_IMPORT:
         return  # the run will say that the topic cannot be collected
     if name not in declared:
         raise pytest.UsageError(unknown(token, "check of this name", name, declared))

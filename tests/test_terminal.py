@@ -81,7 +81,7 @@ def test_a_command_stays_on_one_line_wherever_it_stands() -> None:
 
 def test_the_order_is_verdict_blockers_warnings_waiting_report() -> None:
     assert [line.split()[0] for line in lines_of(FULL) if line and not line.startswith(" ")] == [
-        "BioNeMo", "1", "BLOCKED", "WARNING", "waiting", "not", "not", "report",
+        "BioNeMo", "1", "BLOCKED", "WARNING", "explain", "waiting", "not", "not", "report",
     ]  # fmt: skip
 
 
@@ -100,10 +100,27 @@ def test_a_blocked_run_reads_like_this() -> None:
         "  fix    $ a",
         "         or b",
         "  see    https://l",
+        "explain  python -m pytest_bionemo explain driver::loads",
         "waiting  3 checks for bionemo/driver::loads: torch 2, driver 1",
         "         (-v lists them)",
         "report   r.json",
     ]
+
+
+def test_the_summary_says_how_to_ask_about_a_finding_or_about_all_of_them() -> None:
+    def asked(path: str = "r.json", **parts: Any) -> list[str]:
+        lines = [line for line in terminal.summary(run_of(**parts), path, 80, 0) if line.text.startswith("explain")]
+        assert all(line.style == "dim" for line in lines)
+        return [line.text.removeprefix("explain  python -m pytest_bionemo explain ") for line in lines]
+
+    one, two = finding("bionemo/driver::answers[gpu0]"), finding("bionemo/host::x")
+    assert asked(warnings=[one]) == ["driver::answers"]
+    assert asked(blockers=[one], warnings=[two]) == ["--report r.json"]
+    assert asked("my report.json", blockers=[one, two]) == ["--report 'my report.json'"]
+    assert asked("", blockers=[one, two]) == ["driver::answers"]  # no report is kept
+    assert asked(not_run=[gap(None)]) == []
+    unwritten = terminal.summary(run_of(blockers=[one, two]), "r.json", 80, 0, write_error="no space left")
+    assert any(line.text.endswith("explain driver::answers") for line in unwritten)
 
 
 def test_quiet_leaves_one_line_for_each_finding() -> None:

@@ -74,6 +74,11 @@ class Quantity:
 def launches_quickly(worker: Compute) -> None:
     """Kernels start quickly, and starting one does not wait for it to end.
 
+    Why: small kernels are launched by the thousand in each step: where a launch is slow, the GPU idles between them.
+
+    How it decides: the time of a launch is compared with that of the other devices here; and launching long kernels
+    must not take most of the time that they run.
+
     Fix: unset CUDA_LAUNCH_BLOCKING, and stop what uses the processor.
     """
     durations = [
@@ -96,6 +101,11 @@ def launches_quickly(worker: Compute) -> None:
 @pytest.mark.parametrize("format", gpus.FORMATS, ids=str)
 def multiplies_at_full_speed(worker: Compute, format: str) -> None:
     """Matrices are multiplied as fast as this device can.
+
+    Why: nearly all of a training is matrix products, and the slowest device sets the pace of all of them.
+
+    How it decides: the best of several shapes is measured, and the better end of its confidence interval judged by
+    the rulers below; what is on the border is measured once more, and the second measurement counts.
 
     Fix: look for throttling, other processes and low clocks; otherwise have the GPU replaced.
     """
@@ -120,6 +130,11 @@ def multiplies_at_full_speed(worker: Compute, format: str) -> None:
 def no_throttling_under_load(worker: Compute) -> None:
     """No hardware slowdown holds the clock down while the device multiplies matrices.
 
+    Why: a hardware slowdown halves the clock or worse, and every step waits for this device.
+
+    How it decides: NVML is asked for the reasons of the clock while matrices are multiplied: a hardware slowdown in
+    most of the samples blocks, in fewer it warns.
+
     Fix: look at cooling and power of the node.
     """
     format = _load_format(worker)
@@ -140,6 +155,11 @@ def no_throttling_under_load(worker: Compute) -> None:
 @check(level="standard", needs=("undisturbed",))
 def memory_at_full_speed(worker: Compute) -> None:
     """The device's memory is read and written as fast as it can be.
+
+    Why: most layers besides matrix products are as fast as the memory is.
+
+    How it decides: the rates of copying and of reading large arrays are judged by the rulers below, and what was
+    copied has to be what was there.
 
     Fix: look for other processes; otherwise have the GPU replaced.
     """
@@ -162,6 +182,12 @@ def memory_at_full_speed(worker: Compute) -> None:
 @pytest.mark.parametrize("direction", ["h2d", "d2h"], ids=str)
 def copies_at_full_speed(worker: Compute, direction: str) -> None:
     """Data go between host and device as fast as their link carries them.
+
+    Why: batches and checkpoints go over this link, and offloading lives on it.
+
+    How it decides: the rate of copies between pinned memory of the host and the device is judged by the rulers below,
+    and what arrives has to be what was sent. Where several devices copy at once, a low rate warns: they share what is
+    behind the link.
 
     Fix: reseat the GPU, look at its PCIe link, and at the NUMA node of the process.
     """
@@ -189,6 +215,11 @@ def copies_at_full_speed(worker: Compute, direction: str) -> None:
 @check(level="standard", needs=("undisturbed",))
 def transforms_at_full_speed(worker: Compute) -> None:
     """Fourier transforms are right, and as fast as on the other devices.
+
+    Why: long convolutions (Evo2 and its kind) are Fourier transforms, and other kernels than products serve them.
+
+    How it decides: a transform and its inverse have to give the input back within what rounding explains; their time
+    is judged by the rulers below, where a slow one warns.
 
     Fix: look for throttling, other processes and low clocks; otherwise have the GPU replaced.
     """
@@ -220,6 +251,11 @@ def transforms_at_full_speed(worker: Compute) -> None:
 def solves_at_full_speed(worker: Compute) -> None:
     """Linear systems are solved right, and as fast as on the other devices.
 
+    Why: solvers run on other kernels than products, and on the host's processor as well.
+
+    How it decides: the inverse of each matrix has to be right within what rounding explains; its time is judged by
+    the rulers below, where a slow one warns.
+
     Fix: look for throttling, other processes and low clocks; otherwise have the GPU replaced.
     """
     _require_fp32_where_asked(worker)
@@ -250,6 +286,11 @@ def solves_at_full_speed(worker: Compute) -> None:
 @check(level="standard", needs=("undisturbed",))
 def trains_at_full_speed(worker: Compute) -> None:
     """A training step of ESM-2 is as fast as on the other devices, and its loss is a number.
+
+    Why: this is the number that a training feels: everything before is a part of it.
+
+    How it decides: steps of ESM-2, of the size that fits, are timed: the loss has to stay finite, and tokens a second
+    are judged by the bound of its arithmetic and by the other devices. A slow one warns: the host has its part in it.
 
     Fix: look for throttling, other processes and low clocks.
     """
@@ -288,6 +329,11 @@ def trains_at_full_speed(worker: Compute) -> None:
 @check(severity="warning", level="standard", needs=("undisturbed",))
 def loader_feeds_training(worker: Compute) -> None:
     """The data loader prepares proteins faster than the training step eats them.
+
+    Why: a device that waits for data is as slow as the loader.
+
+    How it decides: sequences a second of a data loader with the cores that this device has are compared with what the
+    training step of this run eats; the intervals have to be apart to be a finding.
 
     Fix: use faster storage, or more workers of the data loader.
     """

@@ -22,6 +22,11 @@ from pytest_bionemo.workloads.collectives import OPERATIONS
 def every_node_arrives(encounter: Encounter, arrival: Answer) -> None:
     """Every node of the job is there.
 
+    Why: a training over these nodes would wait for the one that is missing, until it gives up.
+
+    How it decides: the first node keeps a desk to which all others report within a deadline; all of them learn who
+    did not come.
+
     Fix: look at the nodes that did not come, or leave them out of the job.
     """
     if arrival.value is None:
@@ -44,6 +49,12 @@ def every_node_arrives(encounter: Encounter, arrival: Answer) -> None:
 def no_slow_link(own_ranks: Ranks) -> None:
     """Every node exchanges data with the others as fast as they do among themselves.
 
+    Why: every step of a training on several nodes waits for the slowest path between two of them.
+
+    How it decides: nodes exchange data in rounds of pairs, so that each meets several others: a node that is slow
+    with all of them is at fault, a pair that is slow alone is its path. Each path is held against what the others
+    reach.
+
     Fix: leave the node that is named out, and have its adapters and cables looked at.
     """
     # Before all ranks meet at once: where a path is broken, they cannot, and would not know which one it is.
@@ -53,6 +64,12 @@ def no_slow_link(own_ranks: Ranks) -> None:
 @check(level="standard")
 def ranks_meet(own_ranks: Ranks) -> None:
     """The devices of all nodes form one process group, and add up.
+
+    Why: training over several nodes begins with this; where the ranks do not meet, it hangs until a timeout that
+    names nobody.
+
+    How it decides: every rank of the job joins one process group within a deadline and adds up ones: the sum has to
+    be the number of ranks. A rank that is missing, dead or hanging is named by all others, with its host.
 
     Fix: look at the node that is named, and at the network between the nodes.
     """
@@ -64,6 +81,11 @@ def ranks_meet(own_ranks: Ranks) -> None:
 def values_are_exact(ranks: Ranks, operation: str) -> None:
     """What the ranks exchange arrives as it was sent, and sums are exact, at every size.
 
+    Why: a node that changes what it passes on makes a training compute wrong gradients, and not notice.
+
+    How it decides: operands are integers whose sums are exact: one wrong number at any size is a finding, which names
+    the rank that all mistakes have in common. A bit that is flipped on purpose has to be seen.
+
     Fix: take the node that is named out of use.
     """
     judge_operation(ranks, operation, "collective")
@@ -72,6 +94,12 @@ def values_are_exact(ranks: Ranks, operation: str) -> None:
 @check(severity="warning", level="standard")
 def uses_the_fastest_network(ranks: Ranks, fabric: Fabric) -> None:
     """The ranks talk over the fastest network that the node has.
+
+    Why: traffic between nodes is many times slower over TCP than over EFA or InfiniBand, and NCCL falls back without
+    a word.
+
+    How it decides: NCCL's own log says which network it took; that must not be sockets where the node has EFA or
+    active RDMA adapters, nor a slower interface than the fastest.
 
     Fix: give the job the adapters and libraries of that network.
     """

@@ -33,6 +33,11 @@ _UNKNOWN = 999
 def loads(host: Host, gpu_env: GpuEnv, machine: Machine, bionemo_options: Options) -> None:
     """The NVIDIA driver answers.
 
+    Why: nothing can run on a GPU without the driver, and what to install depends on its version.
+
+    How it decides: it starts NVML, the driver's own library, in a child process with a deadline; the code that NVML
+    returns tells whether the library, the kernel module, the rights or the versions are at fault.
+
     Fix: install or load the NVIDIA driver, give the container its GPUs and libraries, or reboot a node whose driver
     hangs.
     """
@@ -190,6 +195,10 @@ def _fail_for_anything_else(code: int | None, text: str) -> None:
 def devices_present(driver: GpuEnv, host: Host) -> None:
     """The driver sees at least one GPU.
 
+    Why: nothing can run on a GPU that the driver does not see.
+
+    How it decides: it counts the GPUs that NVML shows; one is enough.
+
     Fix: look for the GPU on the PCI bus, in the job's request and in the container's options.
     """
     if not driver.gpus:
@@ -207,6 +216,10 @@ def devices_present(driver: GpuEnv, host: Host) -> None:
 @check()
 def answers(any_gpu: Gpu) -> None:
     """The GPU says which model it is, how much memory it has and what it can run.
+
+    Why: a GPU that the driver lists but cannot read fails the first job that gets it.
+
+    How it decides: NVML has to tell its name, UUID, memory and compute capability; each call that fails is named.
 
     Fix: read the kernel log for its Xid, reset the GPU or reboot the node.
     """
@@ -226,6 +239,11 @@ def expected_count(
     driver: GpuEnv, gpus: tuple[Gpu, ...], bionemo_options: Options, machine: Machine, host: Host
 ) -> None:
     """The machine has as many GPUs as --bionemo-expect-gpus says.
+
+    Why: a job that is planned for more GPUs fails or waits; one GPU less is how a lost GPU shows.
+
+    How it decides: it compares the GPUs that the driver shows with the number of --bionemo-expect-gpus; they have to
+    be equal.
 
     Fix: reboot the node; if the GPU stays away, have it replaced.
     """
@@ -253,6 +271,12 @@ def expected_count(
 def visible_devices_valid(gpus: tuple[Gpu, ...], machine: Machine) -> None:
     """CUDA_VISIBLE_DEVICES names GPUs that exist, each once.
 
+    Why: CUDA stops reading the list at the first name that does not exist: a job gets fewer GPUs than it was given,
+    or none, without an error.
+
+    How it decides: it reads CUDA_VISIBLE_DEVICES as CUDA does: each entry has to be the index or the UUID of a GPU or
+    slice that is here, once.
+
     Fix: unset CUDA_VISIBLE_DEVICES, or name GPUs that exist.
     """
     seen = visible.read(gpus, machine.variables)
@@ -273,6 +297,12 @@ def visible_devices_valid(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 @check()
 def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine, host: Host) -> None:
     """No other libcuda comes before the driver's own, or it is one that this driver and GPU accept.
+
+    Why: a stub, or a cuda-compat library that this driver or GPU does not accept, makes every CUDA call fail (errors
+    34, 803 and 804).
+
+    How it decides: it looks for a libcuda in the folders of LD_LIBRARY_PATH, and compares its version with the
+    driver's; a newer one works on GPUs for data centres alone.
 
     Fix: take the folder of the other libcuda out of LD_LIBRARY_PATH.
     """
@@ -308,6 +338,11 @@ def libcuda_fits(gpus: tuple[Gpu, ...], driver: GpuEnv, machine: Machine, host: 
 def supports_torch_cuda(driver: GpuEnv, own_libcuda: CudaLibrary | None, cuda_torch: TorchBuild, host: Host) -> None:
     """The driver supports the CUDA version that PyTorch was built for.
 
+    Why: every CUDA call would fail: 'CUDA driver version is insufficient'.
+
+    How it decides: it compares the driver's version with the oldest that runs the CUDA that PyTorch was built for; a
+    cuda-compat library that fits counts.
+
     Fix: install a PyTorch for this driver, or update the driver.
     """
     runs = rules.driver_runs(driver, cuda_torch, own_libcuda)
@@ -333,6 +368,11 @@ def has_all_features_for_torch(
 ) -> None:
     """The driver has every feature of the CUDA version that PyTorch was built for.
 
+    Why: an older driver of the same CUDA family runs most programs, but code that is compiled at run time (PTX) and
+    the newest features may fail.
+
+    How it decides: it compares the driver's version with the one that this CUDA was released with.
+
     Fix: update the driver to the version that this CUDA came with.
     """
     needed = drivers.toolkit_driver(usable_torch.cuda or "")
@@ -351,6 +391,10 @@ def has_all_features_for_torch(
 @check(severity="warning", needs=["usable_torch"])
 def meets_bionemo_minimum(driver: GpuEnv, host: Host) -> None:
     """The driver is one that BioNeMo's documentation supports.
+
+    Why: BioNeMo is not tested with older drivers.
+
+    How it decides: it compares the driver's version with the oldest that BioNeMo's documentation names.
 
     Fix: update the driver.
     """

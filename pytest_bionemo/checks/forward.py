@@ -27,6 +27,11 @@ _TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 def small_encoder_agrees(worker: Compute) -> None:
     """A training step of a small encoder gives what the CPU gives in float64.
 
+    Why: a device that gets one layer or gradient wrong trains a wrong model, without an error.
+
+    How it decides: loss, logits and every gradient of one step are compared with the same step in float64 on the CPU;
+    none may be farther off than the rounding of FP32 explains.
+
     Fix: unset what changes the precision of products; otherwise have the GPU replaced.
     """
     found = _run_small_encoder(worker, "fp32")
@@ -37,6 +42,11 @@ def small_encoder_agrees(worker: Compute) -> None:
 @check(level="standard")
 def autocast_agrees(worker: Compute) -> None:
     """A training step under autocast gives what the CPU gives in float64, but for the rounding to 16 bits.
+
+    Why: most trainings run under autocast, whose kernels are others than those of FP32.
+
+    How it decides: loss, logits and every gradient of one step in BF16, or FP16 where the device has no BF16, are
+    compared with float64 on the CPU; none may be farther off than rounding to 16 bits explains.
 
     Fix: have the GPU replaced.
     """
@@ -49,6 +59,11 @@ def autocast_agrees(worker: Compute) -> None:
 @check(level="standard")
 def adamw_agrees(worker: Compute) -> None:
     """AdamW changes parameters as its formula says, computed in float64.
+
+    Why: an optimizer that updates parameters wrongly spoils a model whose gradients are right.
+
+    How it decides: the change of every parameter after two steps is compared with the formula of AdamW, computed in
+    float64 from the same gradients, within what rounding explains.
 
     Fix: have the GPU replaced.
     """
@@ -76,6 +91,10 @@ def _run_small_encoder(worker: Compute, format: str) -> Mapping[str, Any]:
 def has_transformers(torch_build: TorchBuild) -> None:
     """The package transformers is there, so that ESM-2 can be run.
 
+    Why: BioNeMo's recipes for ESM-2 need transformers, and without it ESM-2 is not run here at all.
+
+    How it decides: it looks for the metadata of the installed package.
+
     Fix: install transformers.
     """
     if not _has_transformers():
@@ -89,6 +108,11 @@ def has_transformers(torch_build: TorchBuild) -> None:
 @check(level="standard")
 def esm2_builds(torch_build: TorchBuild, workers: Workers) -> None:
     """The installed transformers imports and builds ESM-2.
+
+    Why: ESM-2 cannot be trained where it cannot be built, or is built with other layers than it should have.
+
+    How it decides: a worker process builds ESM-2 8M from its configuration, without a download; its number of
+    parameters has to be the known one.
 
     Fix: install a transformers that fits this PyTorch.
     """
@@ -113,6 +137,12 @@ def esm2_builds(torch_build: TorchBuild, workers: Workers) -> None:
 @check(level="standard")
 def esm2_agrees(worker: Compute) -> None:
     """A training step of ESM-2 8M gives what the CPU gives in float64, with a gradient for every parameter.
+
+    Why: a GPU can pass single operations and still fail in the shapes and kernels of the real model.
+
+    How it decides: loss, logits and every gradient of one step of ESM-2 8M, and the change of every parameter, are
+    compared with float64 on the CPU within what rounding explains. An untrained model has to begin near the loss of a
+    random guess.
 
     Fix: unset what changes the precision of products; otherwise have the GPU replaced.
     """
@@ -144,6 +174,12 @@ def esm2_agrees(worker: Compute) -> None:
 @pytest.mark.parametrize("format", ["fp32", "bf16"], ids=str)
 def step_repeats(worker: Compute, format: str) -> None:
     """A step of training gives the same bits every time.
+
+    Why: with deterministic algorithms the same step gives the same bits; a device that does not repeat itself
+    computes wrongly some of the time.
+
+    How it decides: a training step is repeated and every tensor compared bit by bit with the first result; a bit that
+    is flipped on purpose has to be found.
 
     Fix: have the GPU replaced.
     """

@@ -62,6 +62,11 @@ _MEMORY_FLOOR = {"datacenter": 1 << 30, "other": 2 << 30}
 def can_be_read(gpu: Gpu, machine: Machine) -> None:
     """The GPU answers every question about its health.
 
+    Why: a GPU whose driver hangs, crashes or loses it on a question does so to the next program, too.
+
+    How it decides: a child process with a deadline asks NVML everything that the other checks of this topic need, GPU
+    by GPU; the one at which it ends is named.
+
     Fix: read the kernel log for the GPU's Xid, reset the GPU or reboot the node.
     """
     found, culprit = machine.health.of(gpu.index), machine.unread_gpu
@@ -90,6 +95,10 @@ def can_be_read(gpu: Gpu, machine: Machine) -> None:
 def count_is_stable(gpus: tuple[Gpu, ...], machine: Machine) -> None:
     """The driver counts as many GPUs after asking all of them as before.
 
+    Why: a GPU that comes and goes takes every job with it that uses it.
+
+    How it decides: it compares the number of GPUs before and after all of them were asked.
+
     Fix: reboot the node; replace it if GPUs go away again.
     """
     counts = machine.health.counts
@@ -112,6 +121,12 @@ def count_is_stable(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 @check()
 def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The driver does not want the GPU to be reset or the machine to be rebooted.
+
+    Why: the driver met an error that it cannot undo while programs run: until it is, results and jobs on this GPU are
+    at risk.
+
+    How it decides: it reads the recovery action that the driver itself wants: anything but none is a finding. Where
+    another check of this GPU names the cause, this one waits for it.
 
     Fix: do what the driver asks for: end what uses the GPU, then reset it, or reboot the node.
     """
@@ -197,6 +212,11 @@ def _pages_need(health: GpuHealth) -> Action | None:
 def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The GPU's memory has had no error that could not be corrected.
 
+    Why: programs that such an error hits are ended, and memory that has failed once is more likely to fail again.
+
+    How it decides: it reads the counters of uncorrectable errors (ECC): one since the driver was loaded blocks, as
+    does NVIDIA's own threshold for the caches; those of the GPU's earlier life warn.
+
     Fix: reset the GPU or reboot the node; replace a GPU that has errors again.
     """
     errors = gpu_health.ecc
@@ -239,6 +259,10 @@ def has_no_memory_errors(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> N
 def corrects_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """Error correction (ECC) is on, on a GPU for data centres.
 
+    Why: a bit that flips in the memory changes results, and nobody is told.
+
+    How it decides: it reads the current ECC mode of GPUs for data centres, which has to be on.
+
     Fix: turn it on, which takes a reboot: nvidia-smi -e 1.
     """
     _require_data_centre(gpu)
@@ -256,6 +280,12 @@ def corrects_memory_errors(gpu: Gpu, gpu_health: GpuHealth) -> None:
 @check()
 def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """Every bad row of the GPU's memory has been replaced by a spare one.
+
+    Why: until a bad row is replaced, a program that meets it is ended; where no spare row is left, the error comes
+    back for ever.
+
+    How it decides: it reads NVML's remapped rows: a failed remapping blocks; a pending one blocks too, unless the GPU
+    has taken the page out of use meanwhile, which warns.
 
     Fix: reset the GPU to take the new rows into use; replace it where remapping failed.
     """
@@ -293,6 +323,10 @@ def rows_are_remapped(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
 @check()
 def pages_are_retired(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """Every bad page of the GPU's memory is out of use, and they are few (before Ampere).
+
+    Why: until a bad page is retired programs still get it, and where too many are, there is no room for the next one.
+
+    How it decides: it compares the number of retired pages with the limit, and asks whether one waits for a reboot.
 
     Fix: reboot the node to take the pages out of use; replace a GPU with too many.
     """
@@ -334,6 +368,10 @@ def pages_are_retired(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
 def has_all_its_memory(gpu: Gpu) -> None:
     """The GPU has as much memory as its model has.
 
+    Why: what was planned for the model does not fit, and no bound of the model is a ruler for this GPU.
+
+    How it decides: it compares the memory that NVML reports with the sizes that the model is sold with.
+
     Fix: reset the GPU; if its memory stays smaller, replace the node.
     """
     model = models.find(gpu.name or "")
@@ -362,6 +400,12 @@ def _lacks_memory(gpu: Gpu) -> bool:
 @check(severity="warning")
 def memory_is_free(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """Nobody else holds much of the GPU's memory.
+
+    Why: a training that was planned for the whole GPU runs out of memory, and what is timed beside others is not
+    right.
+
+    How it decides: it compares the memory in use, without what this run holds itself, with what an idle driver or a
+    desktop takes; the processes that hold it are named where they can be seen.
 
     Fix: stop the processes that the finding names, or choose other GPUs.
     """
@@ -426,6 +470,13 @@ def _gib(size: float) -> str:
 def is_not_slowed_down(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The hardware does not hold the GPU's clock down, for heat or for power.
 
+    Why: a clock that the hardware holds down is half of what it should be, or less, and every step of a training
+    waits for it.
+
+    How it decides: it reads the reasons of the clock: thermal slowdown and power brake of the hardware block on GPUs
+    for data centres; a slowdown without a reason, or by the driver for heat, warns. Of several GPUs that are held
+    down alike the first one tells.
+
     Fix: look at cooling, power supply and power cables of the node.
     """
     reasons = gpu_health.clock_reasons
@@ -488,6 +539,11 @@ def _fail_for_brake(gpu: Gpu, reasons: int, braking: int, machine: Machine) -> N
 def is_cool(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU is cooler than the temperatures at which it slows down or shuts down.
 
+    Why: at the first of these temperatures a GPU halves its clock, at the second it shuts down and its job ends.
+
+    How it decides: it compares the temperature, or the margin that newer GPUs give instead, with the GPU's own
+    limits: slowdown and shutdown block, what it is made to work at warns.
+
     Fix: look at fans, air flow and coolant of the node.
     """
     found = gpu_health
@@ -547,6 +603,10 @@ def _hotter_than_made_for(found: GpuHealth) -> str | None:
 def has_full_power(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU may draw as much power as it is made for.
 
+    Why: under load the clock falls to keep to the limit, and every step of a training waits for it.
+
+    How it decides: it compares the power limit that is set with the GPU's default.
+
     Fix: set the power limit back: nvidia-smi -pl.
     """
     limit, default = gpu_health.power_limit, gpu_health.default_power_limit
@@ -563,6 +623,11 @@ def has_full_power(gpu: Gpu, gpu_health: GpuHealth) -> None:
 @check(severity="warning")
 def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The applications clock of a GPU for data centres is not set below its default.
+
+    Why: a GPU whose clock somebody has lowered computes slower than it can, and every step of a training waits for
+    it.
+
+    How it decides: it compares the applications clock of GPUs for data centres with its default.
 
     Fix: take the setting back: nvidia-smi -rac.
     """
@@ -584,6 +649,12 @@ def has_full_clock(gpu: Gpu, gpu_health: GpuHealth) -> None:
 @check(severity="warning")
 def host_link_is_wide(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The GPU's PCIe link to the host has all lanes of a module, half those of a card, and those of its peers.
+
+    Why: copies to and from the host, and to network cards, take longer in the same measure as lanes are missing.
+
+    How it decides: it compares the lanes of the link with those that the GPU has (a slot may have half of them), and
+    lanes and generation with the other GPUs of this kind; the generation in use is not judged, since idle links are
+    slow on purpose.
 
     Fix: reseat the GPU, look at riser and slot.
     """
@@ -629,6 +700,11 @@ _LEAST_MINUTES = 30.0
 def host_link_is_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """Packets on the GPU's PCIe link rarely have to be sent again.
 
+    Why: a link that sends packets again is bad: copies are slow, and the GPU may fall off the bus.
+
+    How it decides: it divides the counter of PCIe replays by the time since the machine was started, and compares the
+    rate with the limit.
+
     Fix: reseat the GPU, look at riser and slot.
     """
     replays = gpu_health.pcie_replays
@@ -658,6 +734,11 @@ def _uptime_s() -> float:
 @check()
 def nvlinks_are_up(gpu: Gpu, gpu_health: GpuHealth, driver: GpuEnv, machine: Machine) -> None:
     """Every NVLink that this model of GPU has is up.
+
+    Why: GPUs talk over PCIe instead, many times slower, or NCCL does not start.
+
+    How it decides: it counts the links that are up and compares them with those of the model on a board that joins
+    several.
 
     Fix: reset the GPUs together or reboot the node; replace it where links stay down.
     """
@@ -713,6 +794,11 @@ def _nvlinks(gpu: Gpu, health: GpuHealth) -> int:
 def nvlinks_are_clean(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """No NVLink had to send packets again, or to be trained again.
 
+    Why: a link with such errors is slower, and often fails altogether later.
+
+    How it decides: any packet that was sent again, and any link that was trained again, since the driver was loaded
+    is a finding; damaged packets are, above the limit.
+
     Fix: watch them; replace the node where errors go on.
     """
     errors = gpu_health.nvlink_errors
@@ -763,6 +849,11 @@ _FABRIC_CONFIGURATIONS = {
 @check()
 def fabric_is_ready(gpu: Gpu, gpu_health: GpuHealth, driver: GpuEnv, machine: Machine, host: Host) -> None:
     """The GPU has joined its NVSwitch fabric, and the fabric is healthy.
+
+    Why: until a GPU has joined its NVSwitch fabric, CUDA does not start on it (error 802).
+
+    How it decides: it reads the state, the result and the health of the fabric from NVML: a GPU that has not joined,
+    could not, or has an unhealthy route blocks; degraded bandwidth and recoveries warn.
 
     Fix: start nvidia-fabricmanager in the driver's version; replace the node where a GPU cannot join.
     """
@@ -859,6 +950,10 @@ def _judge_fabric(gpu: Gpu, health: int) -> None:
 def allows_compute(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU's compute mode lets programs use it.
 
+    Why: in mode PROHIBITED every CUDA program fails to start, in mode EXCLUSIVE every second one.
+
+    How it decides: it reads the compute mode: PROHIBITED blocks, EXCLUSIVE warns.
+
     Fix: set the compute mode back: nvidia-smi -c 0.
     """
     mode = gpu_health.compute_mode
@@ -880,6 +975,10 @@ def allows_compute(gpu: Gpu, gpu_health: GpuHealth) -> None:
 def mig_mode_is_settled(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU's MIG mode is the one that was asked for.
 
+    Why: what this run finds out does not hold from the next reset on: there will be other devices with other memory.
+
+    How it decides: it compares the MIG mode that is in force with the one that is pending; they have to be the same.
+
     Fix: stop what uses the GPU and reset it.
     """
     current, pending = gpu_health.mig_mode, gpu_health.mig_mode_pending
@@ -898,6 +997,11 @@ def mig_mode_is_settled(gpu: Gpu, gpu_health: GpuHealth) -> None:
 @check(severity="warning")
 def stays_initialised(gpu: Gpu, gpu_health: GpuHealth, host: Host) -> None:
     """The driver keeps the GPU initialised while no program uses it (persistence mode).
+
+    Why: each program that comes first waits seconds for the driver to set the GPU up, and settings are lost in
+    between.
+
+    How it decides: it reads the persistence mode of GPUs for data centres, which has to be on.
 
     Fix: start nvidia-persistenced.
     """
@@ -918,6 +1022,10 @@ def stays_initialised(gpu: Gpu, gpu_health: GpuHealth, host: Host) -> None:
 def inforom_is_valid(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU's InfoROM, in which it keeps its memory's repairs, is not damaged.
 
+    Why: it holds which rows of the memory are bad: repairs may be lost at the next reset.
+
+    How it decides: it asks the GPU to verify the checksum of its InfoROM.
+
     Fix: have NVIDIA's support look at it, which can rewrite the InfoROM, or replace the node.
     """
     if gpu_health.inforom is None:
@@ -935,6 +1043,11 @@ def inforom_is_valid(gpu: Gpu, gpu_health: GpuHealth) -> None:
 @check(severity="warning", needs=["answering_gpus"])
 def gpus_are_alike(gpus: tuple[Gpu, ...], machine: Machine) -> None:
     """All GPUs of the machine are of one model, firmware, memory size and power limit.
+
+    Why: work that is shared out evenly is as slow as the weakest GPU, and results may differ.
+
+    How it decides: it compares model, memory size, firmware (VBIOS) and power limit of all GPUs for data centres in
+    the machine; those that differ from the most are named.
 
     Fix: bring the GPU that differs in line with the others.
     """
@@ -980,6 +1093,12 @@ def _difference(what: str, gpus: Sequence[Gpu], question: Callable[[Gpu], Any]) 
 @check()
 def has_no_xid(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None:
     """The kernel's log has no error report (Xid) of this GPU that needs more than a program's restart.
+
+    Why: after some of these errors a GPU cannot be relied on before it is reset, rebooted or replaced.
+
+    How it decides: it reads the kernel's log since the driver was loaded and looks each Xid of this GPU up: those
+    that a program causes itself are left out. The driver's own recovery action, where it has one, tells whether the
+    error is over.
 
     Fix: do what the finding names for this Xid: reset, reboot or replace.
     """
@@ -1081,6 +1200,10 @@ def _describe_xids(found: Iterable[Xid]) -> str:
 def no_gpu_is_lost(driver: GpuEnv, gpus: tuple[Gpu, ...], machine: Machine, host: Host) -> None:
     """The kernel's log has no error report (Xid) of a GPU that the driver no longer shows.
 
+    Why: a GPU that fell off the bus is lost until the machine is started anew.
+
+    How it decides: it looks in the kernel's log for Xids at PCI addresses at which the driver shows no GPU any more.
+
     Fix: reboot the node; replace it where the GPU stays away.
     """
     log = _readable(machine.kernel_log)
@@ -1103,6 +1226,11 @@ def no_gpu_is_lost(driver: GpuEnv, gpus: tuple[Gpu, ...], machine: Machine, host
 @check()
 def no_switch_failed(gpus: tuple[Gpu, ...], machine: Machine) -> None:
     """The kernel's log has no fatal error report (SXid) of an NVSwitch.
+
+    Why: GPUs that talk over a failed switch wait for ever, or their jobs end.
+
+    How it decides: it looks in the kernel's log for fatal SXids since the driver was loaded; where the fabric of
+    every GPU says that it is healthy now, it only warns.
 
     Fix: reboot the node; replace it where the error comes again.
     """

@@ -29,6 +29,10 @@ _OPEN_FILES = 65536
 def runs_linux(host: Host) -> None:
     """The operating system is Linux.
 
+    Why: no CUDA build of PyTorch and no BioNeMo package is published for another system.
+
+    How it decides: it compares what the kernel calls itself with Linux; WSL 2 is Linux.
+
     Fix: run on Linux; on Windows, inside WSL 2.
     """
     if not rules.is_linux(host):
@@ -42,6 +46,11 @@ def runs_linux(host: Host) -> None:
 @check(needs=["linux"])
 def has_supported_processor(host: Host) -> None:
     """The processor architecture is one that PyTorch is built for.
+
+    Why: pip finds no PyTorch for CUDA to install on any other processor.
+
+    How it decides: it looks the architecture of the processor up among those that PyTorch's wheels for CUDA are built
+    for.
 
     Fix: use a machine with a processor that PyTorch for CUDA is built for.
     """
@@ -58,6 +67,11 @@ def has_supported_processor(host: Host) -> None:
 def has_glibc_for_torch(host: Host, machine: Machine) -> None:
     """The C library can load PyTorch's wheels.
 
+    Why: with an older C library pip finds no PyTorch, and one that was installed elsewhere does not load.
+
+    How it decides: it compares the version of glibc with the oldest that the wheels of PyTorch run on. A PyTorch that
+    has been imported is the stronger proof: then no version is compared.
+
     Fix: use a newer Linux, or a container image with one.
     """
     # A PyTorch that is loaded is the stronger proof.
@@ -73,6 +87,11 @@ def has_glibc_for_torch(host: Host, machine: Machine) -> None:
 @check(needs=["linux"])
 def has_python_for_torch(host: Host, machine: Machine) -> None:
     """PyTorch has wheels for this Python.
+
+    Why: for any other Python pip finds no PyTorch to install.
+
+    How it decides: it looks for a 64-bit Python of a version that wheels are published for. A PyTorch that has been
+    imported is the stronger proof.
 
     Fix: use a 64-bit Python of a version that PyTorch has wheels for.
     """
@@ -91,6 +110,11 @@ def has_python_for_torch(host: Host, machine: Machine) -> None:
 @check(needs=["linux"])
 def shared_memory_works(storage: Storage) -> None:
     """Shared memory can be written.
+
+    Why: data loaders with workers, and GPUs that work together, fail as soon as they start.
+
+    How it decides: /dev/shm has to be there, this user has to be allowed to write in it, and room and inodes have to
+    be left.
 
     Fix: mount /dev/shm, writable, and empty it; for a container: docker run --ipc=host, or --shm-size.
     """
@@ -111,6 +135,12 @@ def shared_memory_works(storage: Storage) -> None:
 @check(severity="warning", needs=["linux"])
 def shared_memory_is_enough(storage: Storage, machine: Machine) -> None:
     """Shared memory has room for data loaders and for GPUs that work together.
+
+    Why: when it is full, data loaders end with a bus error and NCCL does not start; containers are given very little
+    of it unless they ask.
+
+    How it decides: it compares the size of /dev/shm, and what is left of it, with what one GPU or several need, and
+    sees that it really is memory.
 
     Fix: give the container more: docker run --ipc=host, or --shm-size; in Kubernetes an emptyDir of medium Memory.
     """
@@ -172,6 +202,11 @@ def _larger_shared_memory(host: Host) -> list[str]:
 def locks_memory_for_rdma(machine: Machine) -> None:
     """The network adapters may lock the memory that they read and write.
 
+    Why: NCCL cannot register its buffers with the adapters, and training on several nodes does not start.
+
+    How it decides: it compares the limit of locked memory of this process with the least that RDMA needs. A process
+    that may lock as much as it likes passes.
+
     Fix: lift the limit of locked memory: ulimit -l unlimited, or docker run --ulimit memlock=-1.
     """
     limits = machine.limits
@@ -197,6 +232,12 @@ def locks_memory_for_rdma(machine: Machine) -> None:
 def opens_enough_files(machine: Machine) -> None:
     """A process may open as many files as data loaders need.
 
+    Why: PyTorch holds a descriptor for each tensor that a data loader hands over, and ends with 'Too many open
+    files'.
+
+    How it decides: it compares the soft limit of open files of this process with what Linux gives everybody: less was
+    set by somebody.
+
     Fix: raise the limit: ulimit -n, or LimitNOFILE of the service.
     """
     limits, needed = machine.limits, facts.threshold("open_files")
@@ -214,6 +255,12 @@ def opens_enough_files(machine: Machine) -> None:
 @check(severity="warning", needs=["linux"])
 def starts_enough_processes(machine: Machine) -> None:
     """The user and the control group may start the processes of training.
+
+    Why: ranks, their threads and data loaders count: a start breaks off in the middle with 'Resource temporarily
+    unavailable'.
+
+    How it decides: it compares what is left in the control group, and the limit of this user, with the tasks of one
+    rank for each GPU.
 
     Fix: raise the limit: ulimit -u, docker run --pids-limit, or TasksMax of the service.
     """
@@ -243,6 +290,11 @@ def starts_enough_processes(machine: Machine) -> None:
 def address_space_is_unlimited(machine: Machine) -> None:
     """No limit is set on the addresses of this process.
 
+    Why: CUDA reserves addresses for the memory of all GPUs and of the machine, and ends with 'out of memory' although
+    there is plenty.
+
+    How it decides: any limit of the address space (ulimit -v) is one too many.
+
     Fix: lift the limit: ulimit -v unlimited.
     """
     if (limit := machine.limits.address_space) is not None:
@@ -256,6 +308,12 @@ def address_space_is_unlimited(machine: Machine) -> None:
 @check(severity="warning", needs=["linux"])
 def may_use_enough_memory(machine: Machine) -> None:
     """No control group holds this job to less memory than its GPUs need.
+
+    Why: when the control group is full, the kernel kills a rank or a data loader without a word in the log of the
+    training.
+
+    How it decides: it compares the limit of the control group (v1 or v2) with what each visible GPU needs. Where the
+    machine itself has no more, nobody can lift the limit, and it says nothing.
 
     Fix: ask the scheduler, or the container, for more memory.
     """
@@ -281,6 +339,11 @@ def _low_memory_limit(machine: Machine, needed: int) -> int | None:
 @check(severity="warning", needs=["linux"])
 def memory_is_available(machine: Machine) -> None:
     """Memory is available now, and nothing waits for it.
+
+    Why: what is started now swaps, or is killed.
+
+    How it decides: it compares the memory that the kernel calls available, and what is left in the control group,
+    with what starting PyTorch takes; and it reads for how much of the last minute every process waited for memory.
 
     Fix: stop what holds the memory, or use a machine with more.
     """
@@ -317,6 +380,11 @@ def memory_is_available(machine: Machine) -> None:
 def may_use_enough_cores(machine: Machine) -> None:
     """No limit holds this job to fewer processor cores than its GPUs need.
 
+    Why: one core feeds a GPU and another one loads its data: with fewer the GPUs wait.
+
+    How it decides: it compares the processor cores that this process may use (affinity and control group) with the
+    cores of each visible GPU, or with all that the machine has, whichever is less.
+
     Fix: ask the scheduler, or the container, for more processor cores.
     """
     limits, needed = machine.limits, _needed_cores(machine)
@@ -348,6 +416,11 @@ def _ask_for_more(what: str, docker: str, slurm: str) -> list[str]:
 def processors_are_not_held_slow(machine: Machine) -> None:
     """No governor holds the processors at their lowest frequency.
 
+    Why: launching kernels and loading data are as slow as the processor, and the GPUs wait for both.
+
+    How it decides: it reads the governor of each processor: powersave is the lowest frequency, except under the
+    drivers that mean something else by it.
+
     Fix: set the governor performance.
     """
     scaling = machine.scaling
@@ -367,6 +440,11 @@ def processors_are_not_held_slow(machine: Machine) -> None:
 @check(severity="warning", needs=["linux"])
 def is_near_its_gpus(gpus: tuple[Gpu, ...], machine: Machine) -> None:
     """Of each GPU's socket this process may use a processor.
+
+    Why: every copy to a GPU of the other socket crosses the link between the sockets.
+
+    How it decides: for each visible GPU it takes the NUMA distance from the GPU's node to the nearest processor that
+    this process may use, and compares it with the distance at which a node counts as another socket.
 
     Fix: bind the process to the processors of its GPUs' socket, or to none.
     """
@@ -401,6 +479,11 @@ def is_near_its_gpus(gpus: tuple[Gpu, ...], machine: Machine) -> None:
 def folders_answer(machine: Machine) -> None:
     """The folders that training writes to answer.
 
+    Why: a file system that hangs stops everything that touches it, and no signal ends that.
+
+    How it decides: a child process with a deadline asks for each folder that training writes to; one that gives no
+    answer is named.
+
     Fix: mount the file system again, or name folders on another one.
     """
     if machine.storage.failure and (place := rules.unwell_folder(machine)):
@@ -422,6 +505,11 @@ def folders_answer(machine: Machine) -> None:
 @check(needs=["linux"])
 def temporary_folder_works(storage: Storage) -> None:
     """Temporary files can be written.
+
+    Why: compilers, Triton and data loaders cannot start without temporary files.
+
+    How it decides: the folder of TMPDIR, or the one that Python would choose, has to exist, to be writable and to
+    have room. Where another one works instead, it only warns.
 
     Fix: name a folder that this user can write in TMPDIR, or make room.
     """
@@ -452,6 +540,11 @@ def _unusable(folder: Folder) -> str | None:
 def caches_can_be_written(storage: Storage) -> None:
     """HOME and the caches of BioNeMo, PyTorch, Hugging Face and Triton can be written.
 
+    Why: weights cannot be downloaded, and kernels are compiled again by every process, or not at all.
+
+    How it decides: for HOME and each variable that names a cache it takes the nearest folder that exists, and asks
+    whether this user may write there; nothing is written.
+
     Fix: name folders that this user can write in the variables that the finding names.
     """
     broken = [folder for folder in storage.folders if folder.problem and _is_cache(folder, storage)]
@@ -470,6 +563,11 @@ def caches_can_be_written(storage: Storage) -> None:
 @check(severity="warning", needs=["linux"])
 def disk_has_room(storage: Storage) -> None:
     """The caches and the folder for temporary files have room.
+
+    Why: downloads, compiled kernels and checkpoints end with 'No space left on device'.
+
+    How it decides: it compares the free room and the free inodes of each file system on which a cache or temporary
+    files lie with the least that they need; several folders of one file system count once.
 
     Fix: make room, or move the caches to a larger disk with the variables that the finding names.
     """
@@ -514,6 +612,11 @@ def _lack(folders: list[Folder]) -> str | None:
 def compiled_code_runs(storage: Storage) -> None:
     """What Triton, Inductor and PyTorch's extensions compile can be loaded from where they keep it.
 
+    Why: a kernel that was compiled into such a folder does not load: 'failed to map segment from shared object'.
+
+    How it decides: it reads from the mount options of each folder of compiled code whether its file system is mounted
+    noexec.
+
     Fix: move the cache that the finding names to a file system that is not mounted noexec.
     """
     closed = [folder for folder in storage.folders if not folder.runs_code and set(folder.names) & set(_COMPILED)]
@@ -556,6 +659,11 @@ def _is_cache(folder: Folder, storage: Storage) -> bool:
 def clock_is_right(machine: Machine) -> None:
     """The clock shows a time that can be.
 
+    Why: certificates are refused, so that nothing can be downloaded, and the nodes of a job do not agree on the time.
+
+    How it decides: a time before this program was written, before the newest file of this Python, or many years ahead
+    cannot be right; no network is asked.
+
     Fix: set the clock.
     """
     clock, known = machine.clock, facts.clock()
@@ -577,6 +685,10 @@ def clock_is_right(machine: Machine) -> None:
 @check(severity="warning", needs=["linux"])
 def clock_is_kept_right(machine: Machine) -> None:
     """What is here to set the clock has set it.
+
+    Why: clocks that drift apart make Slurm refuse credentials (munge), and servers refuse certificates.
+
+    How it decides: where a time service is installed, the kernel has to say that the clock is synchronised.
 
     Fix: start or repair the time service (chrony, systemd-timesyncd).
     """

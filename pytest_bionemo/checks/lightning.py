@@ -36,6 +36,11 @@ def _installed() -> str | None:
 def installed() -> None:
     """Lightning is installed.
 
+    Why: trainings that are written for Lightning do not start; BioNeMo's recipes do without it, so that this is a
+    warning.
+
+    How it decides: it looks for one of the two distributions, lightning or pytorch-lightning.
+
     Fix: install pytorch-lightning.
     """
     if _installed() is None:
@@ -49,6 +54,10 @@ def installed() -> None:
 @check(severity="warning")
 def requirements_met() -> None:
     """The installed Lightning is within what the installed packages require.
+
+    Why: a package may fail where it uses a Lightning that it was not made for.
+
+    How it decides: it compares the installed version with what every installed package requires, extras included.
 
     Fix: install the version of Lightning that the package names.
     """
@@ -82,6 +91,10 @@ def _describe(requirement: Requirement) -> str:
 @pytest.mark.parametrize("name", list(lightning.modules()), ids=str)
 def imports(worker: Compute, name: str) -> None:
     """Lightning imports.
+
+    Why: no training that uses Lightning starts where it does not import.
+
+    How it decides: the device's worker process imports each distribution of Lightning that is installed.
 
     Fix: install Lightning again, in a version that fits this PyTorch.
     """
@@ -138,6 +151,11 @@ def _reinstall() -> list[str]:
 def trainer_starts(worker: Compute) -> None:
     """Lightning's Trainer takes this device.
 
+    Why: a training would run somewhere else than it was told to, on the CPU at worst.
+
+    How it decides: a Trainer that is told to take this device, and one that is left to choose, both have to end up on
+    it, with one device in one process.
+
     Fix: install Lightning again, and unset what chooses another device for it.
     """
     found = _run(worker, "lightning_trainer:start", module=_module(worker))
@@ -166,6 +184,11 @@ def _place(worker: Compute) -> str:
 @pytest.mark.parametrize("precision", list(_DTYPES), ids=str)
 def fits(worker: Compute, precision: str) -> None:
     """A model trained with Lightning learns.
+
+    Why: this is what a training is: if a small model does not learn one batch, a large one learns nothing either.
+
+    How it decides: ESM-2, or a small model where that cannot be built, is trained on one batch: the loss has to be
+    finite and to fall by the amount that is on record, on the right device, in the precision that was asked for.
 
     Fix: install Lightning and PyTorch again; on one GPU of several alone, have it replaced.
     """
@@ -278,6 +301,11 @@ def _listed(names: Sequence[str]) -> str:
 def checkpoint_round_trip(worker: Compute) -> None:
     """What is loaded from a checkpoint is what was saved, and training goes on from there.
 
+    Why: a resumed training would go on from another model, and PyTorch does not verify what it loads.
+
+    How it decides: a checkpoint is saved, loaded and compared bit by bit; the next step has to be that of a training
+    without a break, wherever the same training repeats at all.
+
     Fix: look at the disk that holds the temporary folder.
     """
     found = _run(
@@ -317,6 +345,11 @@ def checkpoint_round_trip(worker: Compute) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"], ids=str)
 def strategy_starts(worker: Compute, strategy: str) -> None:
     """Lightning trains with its strategy for many devices, here in a group of one.
+
+    Why: on several devices gradients would not be exchanged, or slowly, or the training would not start.
+
+    How it decides: a Trainer with the strategy trains in a group of one: on the right device, over the right backend,
+    with the losses that it has without the strategy.
 
     Fix: install a PyTorch with torch.distributed, and look at what NCCL or gloo says.
     """

@@ -26,6 +26,13 @@ _MIB = 2**20
 def products_are_exact(worker: Compute, format: str) -> None:
     """Matrix products are right to the last bit.
 
+    Why: silent data corruption spoils models without any error, and no test that compares a device with itself can
+    see it.
+
+    How it decides: operands are integers whose sums are exact in the format, so that the right answer does not depend
+    on kernel, GPU or version: one wrong bit is a finding. A bit is flipped on purpose and has to be found, and the
+    reference is verified on the CPU.
+
     Fix: take the GPU out of service and have it replaced: it corrupts training without a sign.
     """
     _require_format(worker, format)
@@ -88,6 +95,12 @@ def _describe_mismatches(worker: Compute, format: str, found: Mapping[str, Any])
 def products_repeat_bitwise(worker: Compute) -> None:
     """Operations on the same random data give the same bits every time.
 
+    Why: a device that gives other bits for the same work computes wrongly some of the time, and training on it cannot
+    be reproduced.
+
+    How it decides: the same operations on the same data are repeated and compared bit by bit with the first result; a
+    bit that is flipped on purpose has to be found.
+
     Fix: take the GPU out of service and have it replaced.
     """
     found = worker.run(
@@ -119,6 +132,12 @@ def _has_bf16(worker: Compute) -> bool:
 @check(level="standard")
 def memory_holds_patterns(worker: Compute) -> None:
     """Memory gives back what was written to it.
+
+    Why: memory that loses bits which error correction does not see corrupts weights and activations without any
+    error.
+
+    How it decides: patterns are written to free memory, read back and compared; a flipped bit has to be found. What
+    was tested is in the report: half of the memory at level standard, nearly all of it at level full.
 
     Fix: take the GPU out of service and have it replaced.
     """

@@ -41,6 +41,11 @@ _CACHE = "BIONEMO_CACHE_DIR"
 def is_whole(package: BionemoPackage, name: str) -> None:
     """The installed package is complete.
 
+    Why: a damaged installation fails at its import, or later, and pip can neither verify nor remove it.
+
+    How it decides: metadata, version and list of files are read: each file has to be there, and the package installed
+    once.
+
     Fix: install the package again.
     """
     found = package.found
@@ -94,6 +99,11 @@ def _install(name: str, *options: str) -> str:
 def fits_platform(package: BionemoPackage, name: str, host: Host) -> None:
     """The installed package is made for this Python and this processor.
 
+    Why: a package for another Python or processor was installed past pip's own check, as on a file system that
+    several machines share; its compiled part does not import.
+
+    How it decides: it compares Requires-Python and the tags of the wheel with this interpreter and this processor.
+
     Fix: use a Python and a processor that the package is built for.
     """
     found = package.found
@@ -126,6 +136,11 @@ def _admits(specifier: str, python: str) -> bool:
 @_each_package
 def requirements_met(whole_package: BionemoPackage, name: str, machine: Machine) -> None:
     """Everything that the package needs is installed, and so is what that needs in turn.
+
+    Why: what uses a requirement that is missing, or of another version, may fail at once or later.
+
+    How it decides: it follows the requirements of the package, and of what these require, and compares each with what
+    is installed. What only a package of others pins is a warning.
 
     Fix: install what is missing; give packages that exclude each other an environment each.
     """
@@ -194,6 +209,11 @@ def _meet(
 def namespace_is_clean() -> None:
     """Nothing on sys.path hides the packages of the namespace bionemo.
 
+    Why: a file of that name hides every BioNeMo package that is not beside it.
+
+    How it decides: bionemo is a namespace that several packages share: no folder of sys.path may hold a bionemo with
+    an __init__.py, or a module bionemo.py.
+
     Fix: remove the file that makes bionemo a package of its own.
     """
     if not any(packages.find(known.name) for known in family.packages()):
@@ -210,6 +230,11 @@ def namespace_is_clean() -> None:
 @check(about="bionemo-core")
 def cache_is_writable(host: Host) -> None:
     """The folder for downloads, which importing bionemo.core makes, can be written.
+
+    Why: import bionemo.core makes this folder and fails where it cannot, and downloads of checkpoints go there.
+
+    How it decides: the folder of BIONEMO_CACHE_DIR, or the default, has to be writable, or the nearest folder above
+    it; nothing is made.
 
     Fix: name a folder that this user can write in BIONEMO_CACHE_DIR.
     """
@@ -254,6 +279,11 @@ def _write_problem(folder: Path) -> str | None:
 @_each_package
 def imports_deeply(importable_package: BionemoPackage, name: str, machine: Machine) -> None:
     """Every part of the package imports, and does nothing else.
+
+    Why: a package whose top level imports may still fail in the module that a training needs, hours later.
+
+    How it decides: a child process with a deadline imports every module that is on record for the package and
+    computes with PyTorch afterwards; imports that fork, or write to stdout, are warnings.
 
     Fix: install what the first cause names, or the package again.
     """
@@ -343,6 +373,11 @@ def list_failures(failures: Sequence[ImportFailure]) -> str:
 @_each_package
 def works(imported_package: BionemoPackage, name: str) -> None:
     """The package does what it is for, on a small example.
+
+    Why: a package that imports may still read, write or compute wrongly with the libraries that are installed here.
+
+    How it decides: a child process lets it do its work on a little data of its own, and the result has to be the one
+    that is known.
 
     Fix: install the package again.
     """

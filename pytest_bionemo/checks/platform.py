@@ -47,6 +47,12 @@ def has_all_gpus(
 ) -> None:
     """The machine has all the GPUs of its instance type, and the job those that it was given.
 
+    Why: a lost GPU fails or hangs every job that is planned for the whole node.
+
+    How it decides: it compares the GPUs that the driver shows with those of the instance type, which the platform's
+    own files name, and with those that Slurm gave this job; in a container, which may be given a part, the PCI bus
+    tells.
+
     Fix: look for GPUs that fell off the bus, reboot the node, and replace it where they stay away.
     """
     if bionemo_options.expect_gpus is not None:
@@ -121,6 +127,11 @@ def _fail_for_gpus(seen: int, expected: int, owner: str, platform: Platform) -> 
 def has_all_efa_adapters(instance: Instance, fabric: Fabric, platform: Platform) -> None:
     """The machine has all the EFA adapters of its instance type.
 
+    Why: NCCL between nodes is slower by as much as is missing, or falls back to TCP.
+
+    How it decides: it compares the EFA adapters in /sys with those of the instance type. Off HyperPod, where an
+    instance may be started without them, it only warns.
+
     Fix: load the EFA driver, start the instance with all its network cards, or replace the node.
     """
     if instance.cloud != "aws":
@@ -169,6 +180,11 @@ def has_all_efa_adapters(instance: Instance, fabric: Fabric, platform: Platform)
 def efa_is_open(efa: Fabric, host: Host, gpu_env: GpuEnv) -> None:
     """The EFA adapters are open to this user.
 
+    Why: NCCL between nodes falls back to TCP, which is slower by a factor of ten and more.
+
+    How it decides: each adapter needs a file in /dev/infiniband that this user may open; a container with all GPUs of
+    the machine should have been given all of them.
+
     Fix: give this user, or this container, the files in /dev/infiniband.
     """
     given = [adapter for adapter in efa.efa if adapter.node]
@@ -216,6 +232,11 @@ def _some(adapters: Sequence[Adapter]) -> str:
 def efa_has_libfabric(efa: Fabric, host: Host) -> None:
     """Programs find a libfabric that is new enough for EFA.
 
+    Why: without it NCCL falls back to TCP without a word.
+
+    How it decides: libfabric has to be installed, in a folder where programs look, and new enough that nothing has to
+    be set for NCCL.
+
     Fix: install the EFA software, also in the image, and put it on the library path.
     """
     if not rules.is_given_efa(efa, host):
@@ -232,6 +253,11 @@ def efa_has_libfabric(efa: Fabric, host: Host) -> None:
 @check(severity="warning")
 def nccl_finds_efa(libfabric: Fabric) -> None:
     """NCCL finds the plugin with which it uses EFA.
+
+    Why: without the plugin NCCL falls back to TCP without a word.
+
+    How it decides: aws-ofi-nccl has to be installed, in a folder where programs look, and new enough that nothing has
+    to be set for NCCL.
 
     Fix: install aws-ofi-nccl, and put it on the library path.
     """
@@ -276,6 +302,11 @@ def _judge_library(library: Library | None, name: str, oldest: str, installer: s
 def gdrcopy_is_ready(libfabric: Fabric, instance: Instance, host: Host) -> None:
     """GDRCopy is there where EFA reads GPU memory.
 
+    Why: small messages between GPUs of different nodes take several times as long.
+
+    How it decides: on instance types whose adapters read GPU memory, /dev/gdrdrv has to be there and open, and
+    programs have to find libgdrapi.
+
     Fix: load gdrdrv on the node, give the container /dev/gdrdrv, install libgdrapi.
     """
     if not instance.gpudirect:
@@ -303,6 +334,11 @@ def _fail_for_gdrcopy(message: str, fix: str) -> None:
 def nccl_variables_suit_efa(efa: Fabric, machine: Machine) -> None:
     """No variable of the environment goes against NCCL over EFA.
 
+    Why: settings that were right for an older plugin, or for one test, stay in scripts and slow every job.
+
+    How it decides: it compares each variable of the environment with a table of those that are known to go against
+    NCCL over EFA.
+
     Fix: unset the variables that the finding names.
     """
     wrong = [
@@ -326,6 +362,11 @@ def nccl_variables_suit_efa(efa: Fabric, machine: Machine) -> None:
 @check(severity="warning")
 def infiniband_is_active(fabric: Fabric, platform: Platform, machine: Machine) -> None:
     """The InfiniBand ports of the machine are active.
+
+    Why: NCCL leaves out ports that are not active, and without any falls back to TCP.
+
+    How it decides: it reads the state of each port from /sys: one with a link that is not active has no subnet
+    manager; and as many have to be active as the instance type has.
 
     Fix: look at cables, switches and the subnet manager.
     """
@@ -377,6 +418,12 @@ def _judge_number_of_ports(active: int, platform: Platform) -> None:
 @check()
 def shared_file_systems_answer(shared_mounts: tuple[Mount, ...], mount_answers: Answer, machine: Machine) -> None:
     """Every shared file system that is mounted answers.
+
+    Why: whatever touches a file system that does not answer hangs, and no signal ends it: training, data loaders,
+    even ls and df.
+
+    How it decides: a child process with a deadline asks each mounted file system that machines share. Where nothing
+    of this run lies on the broken one, it only warns.
 
     Fix: look at the file server and the network to it; mount anew what stays broken.
     """
@@ -445,6 +492,10 @@ def _shown(path: str) -> str:
 def fsx_is_mounted(hyperpod: HyperPod, mount_table: tuple[Mount, ...], machine: Machine) -> None:
     """The FSx for Lustre file system of the HyperPod cluster is mounted.
 
+    Why: HOME, data and container images are there: without it each node writes to its own small disk instead.
+
+    How it decides: it looks in the table of mounts for the file system that the cluster's description names.
+
     Fix: mount the file system that the cluster's description names.
     """
     if hyperpod.fsx is None:
@@ -472,6 +523,11 @@ def _is_fsx(mount: Mount, hyperpod: HyperPod) -> bool:
 def cluster_description_is_readable(hyperpod: HyperPod) -> None:
     """The files that describe the HyperPod cluster are whole.
 
+    Why: HyperPod's agents and lifecycle scripts read these files: with damaged ones a node is set up in part, or not
+    resumed.
+
+    How it decides: the files in /opt/ml/config have to be there, to be JSON and to hold what they describe.
+
     Fix: look at /opt/ml/config, and at the life-cycle scripts of the cluster.
     """
     if hyperpod.problems:
@@ -485,6 +541,11 @@ def cluster_description_is_readable(hyperpod: HyperPod) -> None:
 @check(severity="warning")
 def slurm_starts_containers(slurm: Slurm, slurm_containers: Containers, machine: Machine) -> None:
     """Slurm can start containers where it is configured to (pyxis and enroot).
+
+    Why: srun --container-image fails on this node, or waits long for each start.
+
+    How it decides: where Slurm's plugstack.conf names pyxis, its plugin and enroot have to be there, and enroot's
+    folders writable, on a local disk and large enough for BioNeMo's images.
 
     Fix: install what pyxis lacks, or take it out of Slurm's plugins.
     """
@@ -540,6 +601,11 @@ _SCRIPT_BYTES = 64 << 10
 def job_scripts_avoid_known_bugs(platform: Platform, machine: Machine) -> None:
     """No job script here has one of the faults of AWS' published templates.
 
+    Why: scripts that were copied from such a template carry its faults into every job.
+
+    How it decides: it reads the job scripts in the current folder, and the one that this job runs, and looks for each
+    fault on record; nothing is executed.
+
     Fix: change the lines of the script that the finding names.
     """
     if platform.scheduler is None and platform.hyperpod is None:
@@ -577,6 +643,10 @@ def _scripts(machine: Machine) -> Iterator[tuple[str, str]]:
 def databricks_runtime_is_supported(databricks: Databricks) -> None:
     """Databricks still supports the runtime.
 
+    Why: a runtime without support gets no fixes, and its PyTorch and CUDA are older than what BioNeMo needs.
+
+    How it decides: it compares today's date with the last day of support of this runtime.
+
     Fix: choose a runtime that is still supported.
     """
     if databricks.runtime is None:
@@ -599,6 +669,11 @@ _UNSUITED = {"/Workspace": "workspace files, which are for notebooks and code", 
 @check(severity="warning")
 def databricks_storage_suits_training(databricks: Databricks, machine: Machine) -> None:
     """Weights and checkpoints do not go to workspace files or DBFS.
+
+    Why: files as large as checkpoints are slow in workspace files and on DBFS, or refused.
+
+    How it decides: it looks at the variables that name caches and temporary folders: none may lead below /Workspace
+    or /dbfs.
 
     Fix: keep checkpoints and caches on a local disk or a volume.
     """

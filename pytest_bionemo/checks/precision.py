@@ -43,6 +43,12 @@ _SEED = 20261122
 def supports(worker: Compute, format: str) -> None:
     """A format that the device has is multiplied, and right to the last bit.
 
+    Why: a model that trains in a format which the build refuses does not start, and in one that is computed wrongly
+    learns from wrong numbers.
+
+    How it decides: whether the device has the format follows from its compute capability; then a product of integers
+    in it has to be right to the last bit. A build that lacks a format which only some want is a warning.
+
     Fix: install a PyTorch whose CUDA is new enough for this format; a GPU that computes wrong is to be replaced.
     """
     _require_format(worker, format)
@@ -116,6 +122,11 @@ def _replace(worker: Compute) -> Action:
 def tf32_is_used_when_allowed(worker: Compute) -> None:
     """Products of FP32 matrices use TF32 where it is allowed.
 
+    Why: products of FP32 matrices take several times as long as they would in TF32.
+
+    How it decides: a product with the identity matrix shows how many bits of each number were kept: where TF32 is
+    allowed, those of TF32.
+
     Fix: unset NVIDIA_TF32_OVERRIDE.
     """
     found = _tf32(worker)
@@ -133,6 +144,11 @@ def tf32_is_used_when_allowed(worker: Compute) -> None:
 @check(level="standard")
 def tf32_is_not_used_unasked(worker: Compute) -> None:
     """Products of FP32 matrices are in FP32 where TF32 is not allowed.
+
+    Why: what asks for FP32 gets 11 bits of each number instead of 24.
+
+    How it decides: a product with the identity matrix shows how many bits of each number were kept: where TF32 is not
+    allowed, all of them.
 
     Fix: unset NVIDIA_TF32_OVERRIDE and TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
     """
@@ -180,6 +196,12 @@ def _share(seen: Mapping[str, int], key: str) -> str:
 def autocast_uses_its_precisions(worker: Compute, format: str) -> None:
     """Autocast computes every operation in the precision of its class, and not only casts the result.
 
+    Why: mixed precision that does not do what a recipe was tuned with is slower, or less accurate, and nothing says
+    so.
+
+    How it decides: each operation gets operands on which the precisions give different results, so that the result
+    tells what it was computed in and not only what it was cast to.
+
     Fix: install PyTorch again, and look for what replaces its operators (sitecustomize, plugins).
     """
     _require_format(worker, format)
@@ -216,6 +238,11 @@ def _fault_of(name: str, seen: Mapping[str, Any], format: str) -> str | None:
 @pytest.mark.parametrize("format", ["fp32", "tf32", "bf16", "fp16", "fp8"], ids=str)
 def agrees_with_float64(worker: Compute, format: str) -> None:
     """Products agree with FP64 within the error bound of the format, and none is NaN or infinite.
+
+    Why: a training on such numbers diverges, or learns what is not there.
+
+    How it decides: products are compared with FP64, element by element, and none may be farther from it than the
+    error bound that follows from the format and the number of terms.
 
     Fix: unset what changes the precision of products; otherwise have the GPU replaced.
     """
@@ -272,6 +299,11 @@ def _are(number: int) -> str:
 def grad_scaler_recovers(worker: Compute) -> None:
     """GradScaler skips a step with an infinite or NaN gradient, and takes the next one right.
 
+    Why: one overflow in FP16, which every run has, would destroy the model or stop it from learning.
+
+    How it decides: steps with sound, infinite and NaN gradients are taken in turn; parameters and scale after each
+    have to be exactly those that follow from the rules of GradScaler.
+
     Fix: install PyTorch again.
     """
     steps = worker.run("grad_scaler:run", seed=_SEED)["steps"]
@@ -309,6 +341,10 @@ def _fault_of_step(steps: Sequence[Mapping[str, Any]], number: int) -> str | Non
 def transformer_engine_imports(worker: Compute) -> None:
     """Transformer Engine, where it is installed, imports, and CUDA works after it.
 
+    Why: BioNeMo's recipes are built on Transformer Engine, which was often compiled for another PyTorch or CUDA.
+
+    How it decides: the device's worker process imports it and computes on the GPU afterwards.
+
     Fix: build Transformer Engine for the PyTorch that is installed.
     """
     version = _require_transformer_engine()
@@ -331,6 +367,11 @@ def transformer_engine_imports(worker: Compute) -> None:
 @pytest.mark.parametrize("format", ["fp8", "fp8_block", "mxfp8", "nvfp4"], ids=str)
 def transformer_engine_layer(worker: Compute, format: str) -> None:
     """A linear layer of Transformer Engine in this format agrees with FP64 within its error bound.
+
+    Why: recipes that train in this format would not run, or would not do what they say.
+
+    How it decides: a layer's output is held against FP64 within the error bound of the format; it must differ from
+    what BF16 gives (else nothing was quantized), and its gradients must be finite and not all zero.
 
     Fix: update Transformer Engine, or build it for the PyTorch that is installed.
     """

@@ -31,6 +31,11 @@ _TAKEN = "busy or unavailable"
 def version_fits(name: str, gpu_env: GpuEnv) -> None:
     """The installed version is one that BioNeMo's recipes take.
 
+    Why: with a version outside its window a recipe fails, or falls back to slower code, often long after the start.
+
+    How it decides: it compares the installed version with each window on record for a library that is installed
+    beside it, or for a GPU of this kind.
+
     Fix: install a version within the window that the finding names.
     """
     version = packages.version(name)
@@ -61,6 +66,12 @@ def _counts(window: Window, env: GpuEnv) -> bool:
 @pytest.mark.parametrize("change", stack.changes(), ids=lambda change: change.id)
 def spared_by(change: Change, machine: Machine, bionemo_options: Options) -> None:
     """A change that is known to break something breaks nothing that is installed.
+
+    Why: some releases break others although the metadata of both allow them: pip installs them together, and the
+    failure comes at run time.
+
+    How it decides: each change on record names the packages and versions that it concerns; where they are installed,
+    and no import that is tried would show it, that is a finding.
 
     Fix: install the version that the finding names, or use the container.
     """
@@ -120,6 +131,12 @@ _CAUSES = (
 @pytest.mark.parametrize("name", _IMPORTED, ids=str)
 def imports(name: str, torch_build: TorchBuild, stack_imports: Imports) -> None:
     """The compiled parts load after PyTorch's, and PyTorch computes after that.
+
+    Why: compiled parts that were built for another PyTorch, CUDA or cuDNN load wrongly, or break CUDA for the whole
+    process.
+
+    How it decides: a child process with a deadline imports PyTorch and then the package, and computes on the device
+    afterwards; known texts of errors tell the cause.
 
     Fix: build the package for the PyTorch that is installed.
     """

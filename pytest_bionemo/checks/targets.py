@@ -59,6 +59,12 @@ _REHEARSAL = Reason("a rehearsal on the CPU asks no GPU")
 def is_runnable(name: str, machine: Machine, bionemo_options: Options, request: pytest.FixtureRequest) -> None:
     """The BioNeMo workload can be trained on this machine.
 
+    Why: a training that lacks a package, a precision or memory does not start, or ends at its first step.
+
+    How it decides: it compares the recipe of the workload with this machine: packages, Python, driver, CUDA, compute
+    capability, published weights, and memory by a documented model of what a step takes. It fails only for what
+    --bionemo-target asks for; else the reasons are reported.
+
     Fix: install what its recipe requires, or build its container; use more GPUs, or ones with more memory.
     """
     target = targets.find(name)
@@ -94,6 +100,11 @@ def is_runnable(name: str, machine: Machine, bionemo_options: Options, request: 
 @check(severity="warning", level="standard")
 def memory_is_as_estimated(worker: Compute) -> None:
     """A training step of ESM-2 takes the memory from which the largest micro-batches are estimated.
+
+    Why: the estimates of memory, and of the largest micro-batch, would not hold for this PyTorch.
+
+    How it decides: the peak memory of one training step of ESM-2 is measured and compared with the estimate for the
+    same step.
 
     Fix: try micro-batches out before a long training.
     """

@@ -24,6 +24,11 @@ _START_LOCALLY = "https://pytorch.org/get-started/locally/"
 def installed(machine: Machine, gpu_env: GpuEnv, host: Host, torch_is_due: None) -> None:
     """PyTorch is installed.
 
+    Why: every BioNeMo model and recipe trains with PyTorch.
+
+    How it decides: it looks for the metadata and for the files of the package; metadata without files are what an
+    interrupted installation leaves.
+
     Fix: install the PyTorch that the finding names: it fits this driver, these GPUs and this Python.
     """
     if not machine.torch_build.is_installed:
@@ -86,6 +91,11 @@ _IMPORT_ERRORS = (
 def imports(torch_installed: TorchBuild, gpu_env: GpuEnv, host: Host) -> None:
     """PyTorch imports.
 
+    Why: no program can use a PyTorch that does not import.
+
+    How it decides: a child process with a deadline imports it; the text of the error tells a mixed-up library from a
+    missing one.
+
     Fix: install PyTorch again, or what the error says is missing.
     """
     error = torch_installed.import_error
@@ -109,6 +119,11 @@ def _reinstall(known: _ImportError, env: GpuEnv, host: Host) -> list[str]:
 @check()
 def is_cuda_build(torch_build: TorchBuild, driver: GpuEnv, host: Host) -> None:
     """PyTorch is built for CUDA.
+
+    Why: a build for the CPU or for ROCm cannot run anything on an NVIDIA GPU, and pip installs one where nobody asked
+    for CUDA.
+
+    How it decides: it reads torch.version.cuda, which is empty in every other build.
 
     Fix: replace the CPU build by the one for CUDA that the finding names.
     """
@@ -136,6 +151,11 @@ def _sees_none_of(number: int, noun: str = "GPU") -> str:
 def covers(gpu: Gpu, cuda_torch: TorchBuild, driver: GpuEnv, host: Host) -> None:
     """PyTorch holds code for this GPU's architecture.
 
+    Why: every kernel would fail: 'no kernel image is available for execution on the device'.
+
+    How it decides: it compares the compute capability of the GPU with the architectures that the build names
+    (torch.cuda.get_arch_list): compiled code of the same generation, or PTX that the driver can compile.
+
     Fix: install a PyTorch that holds code for this GPU.
     """
     assert gpu.compute_capability  # a GPU that answers has one
@@ -154,6 +174,11 @@ def covers(gpu: Gpu, cuda_torch: TorchBuild, driver: GpuEnv, host: Host) -> None
 @check()
 def sees_same_gpus(answering_gpus: tuple[Gpu, ...], usable_torch: TorchBuild, machine: Machine) -> None:
     """PyTorch sees the GPUs that the driver shows.
+
+    Why: a job would run on fewer or other GPUs than it was given, or on none.
+
+    How it decides: a child process lists PyTorch's devices; their number and UUIDs have to be those of the driver,
+    after CUDA_VISIBLE_DEVICES and MIG.
 
     Fix: do what the CUDA error asks for (fabric manager, MIG slices, device nodes), or reboot the node.
     """
@@ -248,6 +273,12 @@ def _fail_differing(seen: str) -> None:
 def computes(device: Compute) -> None:
     """PyTorch starts on this device, and a small product is right.
 
+    Why: nothing that a device computes can be trusted if a small product is wrong, and no later check means anything
+    there.
+
+    How it decides: the device's own worker process multiplies two small matrices of integers, whose product is known
+    exactly, and names the GPU that it sees: it has to be the one that was asked for.
+
     Fix: read the kernel log for Xids, reset the GPU; a GPU that computes wrong is to be replaced.
     """
     found = device.run("smoke:run")
@@ -270,6 +301,11 @@ def computes(device: Compute) -> None:
 @check(severity="warning")
 def nvidia_wheels_agree(cuda_torch: TorchBuild) -> None:
     """The installed NVIDIA wheels are of PyTorch's CUDA major version.
+
+    Why: two major versions of CUDA in one process can load the wrong library.
+
+    How it decides: it compares the CUDA in the names of the installed NVIDIA wheels with the one that PyTorch was
+    built for.
 
     Fix: uninstall the NVIDIA wheels of the other CUDA.
     """
@@ -294,6 +330,11 @@ def nvidia_wheels_agree(cuda_torch: TorchBuild) -> None:
 def library_path_is_clean(cuda_torch: TorchBuild, shadowed_libraries: tuple[Shadow, ...]) -> None:
     """LD_LIBRARY_PATH replaces no library of the installed NVIDIA wheels.
 
+    Why: PyTorch may load a library of another version than it was built with.
+
+    How it decides: it looks in each folder of LD_LIBRARY_PATH for libraries of the same name as those of the
+    installed NVIDIA wheels.
+
     Fix: take the folder of the foreign libraries out of LD_LIBRARY_PATH.
     """
     if shadowed_libraries:
@@ -312,6 +353,11 @@ def library_path_is_clean(cuda_torch: TorchBuild, shadowed_libraries: tuple[Shad
 @check(severity="warning")
 def toolkit_builds_extensions(cuda_torch: TorchBuild, cuda_toolkit: Toolkit | None) -> None:
     """The CUDA toolkit, where there is one, can build extensions for this PyTorch.
+
+    Why: PyTorch refuses to build extensions such as Transformer Engine and flash-attn across major versions of CUDA.
+
+    How it decides: it runs the nvcc that builds would find (CUDA_HOME, PATH), and compares its major version with
+    PyTorch's.
 
     Fix: point CUDA_HOME to a toolkit of PyTorch's CUDA, or unset it.
     """

@@ -31,6 +31,7 @@ _LEAST_EFFICIENCY = 0.5
 # Pretend devices share the cores of one processor: short steps wait for those as much as for each other.
 _LEAST_EFFICIENCY_REHEARSED = 0.15
 _REHEARSAL = Limits(0.15, 0.15)
+"""Of the steps of other ranks, where those are pretend devices."""
 # What the other ranks say of the one that was killed on purpose.
 _LOST = f"in the step '{parallel_checkpoint.KILLED_IN}': died"
 
@@ -42,6 +43,13 @@ _LOST = f"in the step '{parallel_checkpoint.KILLED_IN}': died"
 @pytest.mark.parametrize("strategy", parallel_esm2.STRATEGIES, ids=str)
 def learns_as_one_rank(team: Ranks, strategy: str) -> None:
     """A training by all ranks has, step by step, the losses of one rank with the same global batches.
+
+    Why: ranks that exchange wrong gradients, or get other batches than they should, train another model than was
+    meant.
+
+    How it decides: every rank trains alone with the same global batches, too: the losses of each step may differ by
+    no more than rounding explains, which the two trainings give. A rank that differs from most of the others is
+    named.
 
     Fix: look at what the topics numerics and collectives find on the node that is named.
     """
@@ -160,6 +168,11 @@ def _timed(team: Ranks) -> list[Numbers]:
 def keeps_pace(team: Ranks) -> None:
     """No device of this node trains slower than those of the other ranks.
 
+    Why: all ranks wait for the slowest one, in every step.
+
+    How it decides: the time of a step without the exchange, measured on all ranks at once, is compared with that of
+    the other ranks on devices of this kind.
+
     Fix: look for throttling, other processes and low clocks on the device that is named.
     """
     slow: list[tuple[Compute, Numbers, Judgement]] = []
@@ -215,6 +228,11 @@ def _peers(found: Numbers) -> list[float]:
 def scales(team: Ranks) -> None:
     """All ranks together train nearly as many tokens a second as they do alone.
 
+    Why: where the devices wait for each other most of the time, more nodes make a training no faster.
+
+    How it decides: tokens a second of all ranks together are divided by what they train alone at the same time; the
+    better end of the interval has to reach the least share.
+
     Fix: look at what network NCCL uses, and at the rank that the others wait for.
     """
     found = _timed(team)[0]
@@ -262,6 +280,12 @@ def scales(team: Ranks) -> None:
 @check(level="standard")
 def resumes_after_a_killed_rank(team: Ranks, report_folder: Path) -> None:
     """A training that loses a rank goes on from its checkpoint, on a file system that all nodes share.
+
+    Why: in a long training a node is lost sooner or later: what is not in a checkpoint that can be loaded is lost
+    with it.
+
+    How it decides: a sharded checkpoint is saved, one rank is killed, all others have to name it; then the training
+    is resumed, what was loaded is compared bit by bit with what was saved, and its losses with those of one rank.
 
     Fix: give --bionemo-report a folder on a file system that all nodes share, and look at that file system.
     """

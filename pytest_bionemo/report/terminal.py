@@ -6,6 +6,7 @@ Works on the report's key ``bionemo`` alone, so that every line can be tested wi
 from __future__ import annotations
 
 import math
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,7 +96,8 @@ def summary(
         yield from _briefly(run, width)
     else:
         yield Line(())
-        yield from _in_full(run, width, verbosity)
+        # A report that could not be written explains nothing.
+        yield from _in_full(run, "" if write_error else path, width, verbosity)
     if write_error:
         yield from _labelled("REPORT", f"{path} could not be written: {write_error}", width, "blocked")
     elif path:
@@ -131,11 +133,12 @@ def _briefly(run: Mapping[str, Any], width: int) -> Iterator[Line]:
         yield from _labelled("WARNING", f"{entry['check']}: {entry['message']}", width, "unknown")
 
 
-def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Line]:
+def _in_full(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> Iterator[Line]:
     for entry in run["blockers"]:
         yield from _finding("BLOCKED", entry, "blocked", width)
     for entry in run["warnings"]:
         yield from _finding("WARNING", entry, "unknown", width)
+    yield from _how_to_ask([*run["blockers"], *run["warnings"]], path)
     if run["verdict"] == "READY_FOR_INSTALL":
         yield from _fixes("install", run["install_options"], width)
     found = [entry["check"] for entry in (*run["blockers"], *run["warnings"])]
@@ -156,6 +159,15 @@ def _finding(label: str, entry: Mapping[str, Any], style: Style, width: int) -> 
         yield from _labelled("  blames", ", ".join(entry["blames"]), width)
     for link in entry["links"]:
         yield from _labelled("  see", link, width, wrap=False)
+
+
+def _how_to_ask(findings: Sequence[Mapping[str, Any]], path: str) -> Iterator[Line]:
+    """The command that explains the finding, or all of those that the report has."""
+    if findings:
+        check = findings[0]["check"].removeprefix("bionemo/").partition("[")[0]
+        asked = f"--report {shlex.quote(path)}" if path and len(findings) > 1 else shlex.quote(check)
+        text = f"{'explain'.ljust(_LABEL_WIDTH)}python -m pytest_bionemo explain {asked}"
+        yield Line(((text, "dim"),))
 
 
 def _fixes(label: str, fixes: Sequence[str], width: int) -> Iterator[Line]:

@@ -183,5 +183,12 @@ def test_help_names_every_command(rig: Rig, option: str) -> None:
     run = command(rig, option)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("usage: python -m pytest_bionemo validate")
-    assert re.findall(r"^(\w+)  ", run.stdout, re.MULTILINE) == ["validate", "checks", "fleet", "ctrf", "html", "metrics"]
+    assert re.findall(r"^(\w+)  ", run.stdout, re.MULTILINE) == [
+        "validate",
+        "checks",
+        "fleet",
+        "ctrf",
+        "html",
+        "metrics",
+    ]
     assert max(map(len, run.stdout.splitlines())) <= 110

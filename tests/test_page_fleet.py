@@ -138,18 +138,21 @@ def test_a_thousand_nodes_are_one_small_page_that_scrolls(browser: Browser) -> N
 @pytest.mark.parametrize(
     ("made", "verdict", "said"),
     [
-        (lambda: fleet(report("node1"), report("node2")), "READY", "Nothing: every node has passed."),
+        (lambda: fleet(report("node1"), report("node2")), "READY", "at level quick: no GPU kernel was run."),
         (lambda: fleet(report("node1", "install")), "READY FOR INSTALL", "Every check passed on every node"),
         (lambda: fleet(report("node1"), report("node2", age=9 * HOUR), max_age_s=HOUR), "INCONCLUSIVE", "9 h old"),
         (lambda: fleet(), "INCONCLUSIVE", "no report"),
+        (lambda: fleet(report("node1"), unreadable=[("x", "is empty")]), "INCONCLUSIVE", "1 report cannot be read"),
         (lambda: fleet(blaming("node1", "node2"), hosts=("node1", "node2")), "BLOCKED", "it has no report"),
     ],
-    ids=["ready", "install", "old", "empty", "blamed"],
+    ids=["ready", "install", "old", "empty", "unreadable", "blamed"],
 )  # fmt: skip
 def test_every_verdict_has_its_page(browser: Browser, made: Callable[[], Json], verdict: str, said: str) -> None:
     with browser.look(fleet_page(made()), 360) as page:
         assert page.inner_text("h1 .word") == verdict
-        assert said in page.inner_text("main")
+        main = page.inner_text("main")
+        assert said in main
+        assert ("Nothing: every node has passed." in main) is verdict.startswith("READY")
         if verdict == "READY":
             axe(page)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_bionemo.fleet import hosts
 from pytest_bionemo.fleet.folding import SCHEMA_VERSION
-from pytest_bionemo.fleet.node import TOOL
+from pytest_bionemo.fleet.node import LEVELS, TOOL
 from pytest_bionemo.model import VerdictName, count
 from pytest_bionemo.page.matrix import rows_of, topics_of
 from pytest_bionemo.page.shell import render
@@ -24,8 +24,8 @@ _VALUES_AT_MOST = 12
 _STATUSES = ("failing", "unknown", "missing", "passing")
 
 _SENTENCES: Mapping[str, str] = {
-    "READY": "Every node that is expected has proven that it can train and run BioNeMo workloads.",
-    "READY_FOR_INSTALL": "Every node is ready; BioNeMo itself remains to be installed on some or all of them.",
+    "READY": "Every node that is expected has passed everything that BioNeMo needs",
+    "READY_FOR_INSTALL": "Every node is ready, and BioNeMo itself remains to be installed on some or all of them",
     "BLOCKED": "Keep jobs off the nodes that fail until they are mended: the exclude list is below.",
     "INCONCLUSIVE": "Nothing failed, but something that has to be proven was not. Never take it for ready.",
 }
@@ -80,7 +80,7 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
         "said": "readiness of a fleet",
         "name": count(len(rows), "node"),
         "verdict": document["verdict"],
-        "sentence": _SENTENCES[document["verdict"]],
+        "sentence": _sentence(document),
         "made": f"{TOOL}, {_moment(text(document['created']))}",
         "sections": [
             ("do", "What to do now", len(blocks) or None),
@@ -166,6 +166,15 @@ def _alike(nodes: Sequence[Mapping[str, Any]], levels: Mapping[str, object], var
         yield "a rehearsal, without any GPU"
     first, last = (text(choose(node["started"] for node in reported)) for choose in (min, max))
     yield f"begun {_moment(first)}" + (f" to {_moment(last, first)}" if _moment(first) != _moment(last) else "")
+
+
+def _sentence(document: Mapping[str, Any]) -> str:
+    """What the verdict means. One that is good names its level: that of the node that looked least."""
+    said = _SENTENCES[document["verdict"]]
+    if said.endswith("."):
+        return said
+    lowest = min(document["levels"], key=LEVELS.index)
+    return f"{said}, at level {lowest}" + (": no GPU kernel was run." if lowest == LEVELS[0] else ".")
 
 
 def _moment(said: str, before: str = "") -> str:

@@ -148,13 +148,23 @@ def blocks_of(document: Mapping[str, Any], findings: Sequence[Finding]) -> Itera
 def _block(
     name: str, word: str, title: str, advice: str, nodes: Sequence[Mapping[str, Any]], findings: list[Finding]
 ) -> Block:
-    alike: dict[str, tuple[str, list[str]]] = {}
-    for node in nodes:
-        for reason in texts(node["reasons"]):
-            # The same with another number in it is the same reason.
-            if not reason.startswith("bionemo/") and not reason.startswith("and "):
-                alike.setdefault(_NUMBER.sub("#", reason), (reason, []))[1].append(node["host"])
-    reasons = [(reason, hosts.compress(named)) for reason, named in list(alike.values())[:_REASONS_AT_MOST]]
+    # What a finding says is not said again.
+    others = (
+        (reason, node["host"])
+        for node in nodes
+        for reason in texts(node["reasons"])
+        if not findings or not reason.startswith(("bionemo/", "and "))
+    )
+    alike: dict[str, tuple[dict[str, None], list[str]]] = {}
+    for reason, host in others:
+        # The same with another number in it is the same reason.
+        said, where = alike.setdefault(_NUMBER.sub("#", reason), ({}, []))
+        said[reason] = None
+        where.append(host)
+    reasons = [
+        (next(iter(said)) + (" (or another number)" if len(said) > 1 else ""), hosts.compress(where))
+        for said, where in list(alike.values())[:_REASONS_AT_MOST]
+    ]
     return Block(name, word, title, advice, pieces(hosts.compress(node["host"] for node in nodes)), findings, reasons)
 
 

@@ -273,13 +273,15 @@ def test_every_number_is_on_the_page_beside_its_rulers_and_a_slow_gpu_is_named(r
 
 def test_a_check_says_once_what_it_found_on_every_gpu(reports: Mapping[str, Json]) -> None:
     text = Parsed(node_page(reports["blocked"])).text
-    assert "is_cool The GPU is cooler than the temperatures at which it slows down or shuts down. gpu0 to gpu7" in text
+    title = "The GPU is cooler than the temperatures at which it slows down or shuts down."
+    assert f"is_cool {title} gpu0 to gpu7" in text
     assert "PASSED gpu0, gpu1, gpu2, gpu3, gpu4, gpu6, gpu7" in text
     assert text.count("does not support it (nvmlDeviceGetRetiredPagesPendingStatus)") == 2  # there, and aside
 
 
 def test_a_topic_that_could_not_be_collected_says_why() -> None:
-    broken = document(None, None, 0, topics=[topic("ours", "x", error="ImportError: no module 'x'")], schema_version=1)
+    ours = topic("ours", "x", error="ImportError: no module 'x'")
+    broken = document(None, None, 0, topics=[ours], schema_version=1)
     text = Parsed(node_page(broken)).text
     assert "It could not be collected: ImportError: no module 'x'" in text
     checks = [declared("bionemo/a::b"), declared("bionemo/a::c")]

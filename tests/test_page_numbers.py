@@ -160,7 +160,7 @@ def test_a_drawing_has_a_mark_for_each_number_and_ruler_and_says_in_words_what_i
 
 
 def test_a_drawing_escapes_its_texts() -> None:
-    name = "\"/><script>alert(1)</script>\u202e\x1b[31m"
+    name = '"/><script>alert(1)</script>\u202e\x1b[31m'
     svg = str(strip(quantity(measured(name, name, 1.0, unit=name, bound=2.0))))
     assert "<script" not in svg
     assert "\u202e" not in svg

@@ -35,6 +35,7 @@ class Workload:
     said: str
     is_required: bool
     memory: str
+    needed: float | None
     share: float | None
     plan: str
     formats: str
@@ -140,6 +141,7 @@ def _target(entry: Mapping[str, Any]) -> Workload:
         said=said,
         is_required=bool(entry.get("required")),
         memory=f"{least}{number(needed, 'B')}{of}" if needed else "",
+        needed=needed,
         share=min(needed / available, 1.0) if needed and available and available > 0 else None,
         plan=entry.get("plan") or "",
         formats=", ".join(map(str, entry.get("formats") or ())),

@@ -1,9 +1,10 @@
-"""``python -m pytest_bionemo validate | checks | fleet | ctrf | metrics``.
+"""``python -m pytest_bionemo validate | checks | fleet | ctrf | history | metrics``.
 
 ``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
 ini file, no module of that folder. ``checks`` lists every shipped check, as a page in Markdown with ``--markdown``.
 ``fleet`` folds the reports of many nodes into one verdict.
 ``ctrf`` turns a report into the Common Test Report Format.
+``history`` keeps reports, compares them and draws them over time.
 ``metrics`` makes time series of them.
 """
 
@@ -24,6 +25,7 @@ usage: python -m pytest_bionemo validate [pytest options]
        python -m pytest_bionemo checks [--markdown]
        python -m pytest_bionemo fleet PATH... [--expect NODES] [--json FILE] (fleet --help tells more)
        python -m pytest_bionemo ctrf REPORT [-o FILE]
+       python -m pytest_bionemo history save | list | show | compare | plot (history --help tells more)
        python -m pytest_bionemo metrics PATH... [-o FILE] [--series N]
 
 validate  is this machine ready for BioNeMo? The same as pytest --bionemo-validate, isolated from the
@@ -31,6 +33,7 @@ validate  is this machine ready for BioNeMo? The same as pytest --bionemo-valida
 checks    list every check with its title, severity, level, what it needs and how it is fixed
 fleet     fold the reports of many nodes into one verdict: who is ready, who is not, who is missing
 ctrf      turn the JSON report of a run into the Common Test Report Format (ctrf.io)
+history   keep runs of this machine: has it become slower?
 metrics   turn reports of nodes and the fleet document into metrics for Prometheus"""
 
 _USAGE_ERROR = 4
@@ -58,6 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         from pytest_bionemo import ctrf
 
         return ctrf.export(rest[0], rest[2] if len(rest) == 3 else None)
+    if command == "history":
+        from pytest_bionemo.history import command as history
+
+        return history.main(rest)
     if command == "metrics":
         from pytest_bionemo import metrics
 
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         print(_USAGE)
         return 0
     wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
-    print(f"error: {wrong}. Choose from: validate, checks, fleet, ctrf, metrics.\n{_USAGE}", file=sys.stderr)
+    print(f"error: {wrong}. Choose from: validate, checks, fleet, ctrf, history, metrics.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 
 

@@ -93,6 +93,14 @@ def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int, write
         yield from _labelled("report", path, width, "plain", wrap=False)
 
 
+def kept(path: str, error: str, width: int) -> Iterator[Line]:
+    """Where the run is kept, or why it is not; nothing where that was not asked for."""
+    if error:
+        yield from _labelled("KEPT", f"in no history: {error}", width, "blocked")
+    elif path:
+        yield from _labelled("kept", path, width, wrap=False)
+
+
 def facts(run: Mapping[str, Any]) -> str:
     """The run in one phrase: '1 blocker, 112 checks wait, level standard, 0.6 s'."""
     waiting = sum(1 for gap in run["not_run"] if gap["waits_for"])
@@ -129,6 +137,7 @@ def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Lin
     for error in run.get("environment", {}).get("extra_errors", ()):
         yield from _labelled("unknown", f"what a plugin knows of the environment: {error}", width, "unknown")
     yield from _numbers(run.get("measurements", []), width, verbosity)
+    yield from _baseline(run.get("baseline"), width)
     yield from _targets(run.get("targets", []), width, verbosity)
 
 
@@ -180,6 +189,20 @@ def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: i
         yield from _labelled(
             "" if position else "measured", text, width, _JUDGEMENTS.get(worst["judgement"], "plain")
         )
+
+
+def _baseline(found: Mapping[str, Any] | None, width: int) -> Iterator[Line]:
+    """What the numbers were compared with. What was another then is a finding, and told there."""
+    if found is None:
+        return
+    of = f"{found['name']} of {found['started'][:10]}" if found["started"] else found["name"]
+    if found["refused"]:
+        yield from _labelled("baseline", f"{of}: no number compared: {found['refused']}", width, "unknown")
+    else:
+        said = f"{count(found['compared'], 'number')} compared"
+        yield from _labelled("baseline", f"{of}: {said}", width, "plain" if found["compared"] else "unknown")
+    for line in found["skipped"]:
+        yield from _labelled("", f"skipped: {line}", width, "unknown")
 
 
 def number(entry: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 
-def program(name: str) -> str:
+def program(name: str, package: str = "prometheus or prometheus-node-exporter") -> str:
     """Where it is; without it the test is skipped, except where everything has to be there."""
     found = shutil.which(name)
     if not found and os.environ.get("CI"):
-        pytest.fail(f"{name} is not installed: Debian's packages prometheus and prometheus-node-exporter have it")
+        pytest.fail(f"{name} is not installed: Debian's package {package} has it")
     return found or pytest.skip(f"{name} is not installed")
 
 

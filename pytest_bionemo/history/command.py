@@ -60,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=_PROGRAM,
         description="Keep runs of this machine, and compare them.",
-        epilog=f"exit status: 0 done, 1 something is worse, 4 a usage error. Runs are kept in ${VARIABLE}, else below "
-        "$XDG_STATE_HOME, else below ~/.local/state. A RUN is a number or name in the history, last, or a report.",
+        epilog=f"exit status: 0 done, 1 something is worse, 4 a usage error. Runs are kept in ${VARIABLE}, else "
+        "below $XDG_STATE_HOME, else below ~/.local/state. A RUN is its number or name, last, or a report's file.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    where = argparse.ArgumentParser(add_help=False)
+    where = _Parser(add_help=False)
     where.add_argument("--machine", metavar="ID", help="the beginning of its name, where the history has several")
 
     save = commands.add_parser("save", help="keep a report", allow_abbrev=False)

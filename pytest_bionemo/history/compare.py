@@ -6,7 +6,7 @@ interval and beyond the limits of a healthy device. What may lie on both sides o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from pytest_bionemo import judging
 from pytest_bionemo.baseline import BETWEEN_NODES, Circumstances, interval, is_number
 from pytest_bionemo.judging import Judgement, Limits, Word
+from pytest_bionemo.model import Measurement
 from pytest_bionemo.reports import Report
 
 _SLOW = (Word.LOW, Word.DEGRADED)
@@ -45,8 +46,8 @@ class Number:
 class Compared:
     """One number before and after, in ``unit``.
 
-    ``change`` is after / before - 1, and ``change_ci95`` its interval: what the two intervals leave possible. ``speed``
-    is how many times as fast it is now, of a duration too: below 1 is slower.
+    ``change`` is after / before - 1, and ``change_ci95`` its interval: what the two intervals leave possible.
+    ``speed`` is how many times as fast it is now, of a duration too: below 1 is slower.
     """
 
     name: str
@@ -122,12 +123,13 @@ def numbers_of(report: Report) -> dict[Key, Number]:
     return {
         (entry.name, entry.unit, entry.device): Number(float(entry.value), _positive(entry.ci95))
         for entry in report.measurements
-        if entry.test is None
-        and says_better(entry.unit)
-        and entry.judgement != Word.UNTRUSTED.value
-        and is_number(entry.value)
-        and (entry.value or 0) > 0
+        if entry.value is not None and _can_be_compared(entry)
     }
+
+
+def _can_be_compared(entry: Measurement) -> bool:
+    is_ours = entry.test is None and entry.judgement != Word.UNTRUSTED.value
+    return is_ours and says_better(entry.unit) and is_number(entry.value) and (entry.value or 0) > 0
 
 
 def _positive(ci95: object) -> tuple[float, float] | None:
@@ -194,8 +196,3 @@ def _ratios(before: Number, after: Number) -> tuple[float, float]:
 def _without_those_between_nodes(numbers: Mapping[Key, Number]) -> dict[Key, Number]:
     return {key: number for key, number in numbers.items() if not key[0].startswith(BETWEEN_NODES)}
 
-
-def worst(comparisons: Iterable[Compared]) -> Change:
-    """The worst word of several numbers."""
-    order = list(Change)
-    return min((one.verdict for one in comparisons), key=order.index, default=Change.CANNOT_TELL)

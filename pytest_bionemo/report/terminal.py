@@ -41,6 +41,7 @@ _JUDGEMENTS: Mapping[str, Style] = {
 _PREFIXED = ("s", "B", "MAC")
 _PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 _RULERS = {"reference": "the reference", "peer_median": "its peers", "baseline": "before", "bound": "the bound"}
+_COMPARABLE = "bionemo/benchmark::baseline_is_comparable"
 _SEVERAL, _SMALL = 10, 0.1
 # Said beside the verdict: what is done to the node as a whole.
 _FOR_THE_NODE = {
@@ -137,7 +138,8 @@ def _in_full(run: Mapping[str, Any], width: int, verbosity: int) -> Iterator[Lin
     for error in run.get("environment", {}).get("extra_errors", ()):
         yield from _labelled("unknown", f"what a plugin knows of the environment: {error}", width, "unknown")
     yield from _numbers(run.get("measurements", []), width, verbosity)
-    yield from _baseline(run.get("baseline"), width)
+    if found := run.get("baseline"):
+        yield from _baseline(found, any(entry["check"] == _COMPARABLE for entry in run["warnings"]), width)
     yield from _targets(run.get("targets", []), width, verbosity)
 
 
@@ -191,16 +193,12 @@ def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: i
         )
 
 
-def _baseline(found: Mapping[str, Any] | None, width: int) -> Iterator[Line]:
-    """What the numbers were compared with. What was another then is a finding, and told there."""
-    if found is None:
-        return
+def _baseline(found: Mapping[str, Any], is_told: bool, width: int) -> Iterator[Line]:
+    """What the numbers were compared with; why they were not, unless a finding tells it already."""
     of = f"{found['name']} of {found['started'][:10]}" if found["started"] else found["name"]
-    if found["refused"]:
-        yield from _labelled("baseline", f"{of}: no number compared: {found['refused']}", width, "unknown")
-    else:
-        said = f"{count(found['compared'], 'number')} compared"
-        yield from _labelled("baseline", f"{of}: {said}", width, "plain" if found["compared"] else "unknown")
+    said = f"{count(found['compared'], 'number')} compared" if found["compared"] else "no number compared"
+    why = f": {found['refused']}" if found["refused"] and not is_told else ""
+    yield from _labelled("baseline", f"{of}: {said}{why}", width, "plain" if found["compared"] else "unknown")
     for line in found["skipped"]:
         yield from _labelled("", f"skipped: {line}", width, "unknown")
 

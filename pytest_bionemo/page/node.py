@@ -1,0 +1,272 @@
+"""The page of one node's report: the answer, what to do, and everything that it rests on.
+
+A pure function of the JSON document. Its verdict is not read but folded, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_bionemo.model import Outcome, VerdictName, count
+from pytest_bionemo.page import machine, numbers
+from pytest_bionemo.page.drawing import strip
+from pytest_bionemo.page.shell import render
+from pytest_bionemo.reports import DAMAGED, expect_known
+from pytest_bionemo.verdict import ReportError, Result, Verdict, fold, results
+
+# In the order of what a reader asks first; also how bad each is.
+_WORDS = {
+    Outcome.FAILED: "FAILED",
+    Outcome.ERROR: "ERROR",
+    Outcome.NOT_RUN: "NOT_RUN",
+    Outcome.PASSED: "PASSED",
+    Outcome.NOT_APPLICABLE: "NOT_APPLICABLE",
+}
+_ACTIONS = {
+    "FIX_SOFTWARE": "fix the software",
+    "FREE_GPU": "free the GPU",
+    "RESET_GPU": "reset the GPU",
+    "REBOOT_NODE": "reboot the node",
+    "REPLACE_NODE": "replace the node",
+}
+_FOR_THE_NODE = ("RESET_GPU", "REBOOT_NODE", "REPLACE_NODE")
+_STAGES = ("setup", "call", "teardown")
+
+
+def node_page(document: Mapping[str, Any]) -> str:
+    """The page of a report, as HTML in one piece.
+
+    :param document: the JSON document that a validation run wrote.
+    :raises ReportError: one line, if it is no report, damaged, or of a later version of pytest-bionemo.
+    :raises PageError: if Jinja2 does not import.
+
+    ::
+
+        Path("node7.html").write_text(node_page(json.loads(Path("node7.json").read_bytes())), encoding="utf-8")
+    """
+    expect_known(document)
+    try:
+        return _page(document, fold(document))
+    except ReportError:
+        raise
+    except DAMAGED as error:
+        raise ReportError(f"the report is damaged ({type(error).__name__}: {error})") from error
+
+
+@dataclass
+class Gap:
+    """What was not run for one reason. ``checks`` is empty where that is the run as a whole."""
+
+    reason: str
+    waits_for: str | None
+    is_required: bool = False
+    checks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Check:
+    """One check with all that it was run on. ``cases`` are its ends: the word, why, and on what."""
+
+    name: str
+    title: str
+    severity: str
+    level: str
+    seconds: float = 0.0
+    cases: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    @property
+    def word(self) -> str:
+        """The worst of its ends."""
+        return min((word for word, _ in self.cases), key=list(_WORDS.values()).index)
+
+    @property
+    def ends(self) -> list[tuple[str, str, list[str]]]:
+        """How it ended, worst first."""
+        known = list(_WORDS.values())
+        return sorted(((*end, on) for end, on in self.cases.items()), key=lambda end: known.index(end[0]))
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic with its checks. ``error`` says why it could not be collected."""
+
+    name: str
+    state: str
+    error: str | None
+    checks: Sequence[Check]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something in it to look at."""
+        return self.state in ("BLOCKED", "ERROR", "WARNING")
+
+    @property
+    def counted(self) -> str:
+        """'24 passed, 2 not run'."""
+        ends = [(word, len(on)) for check in self.checks for (word, _), on in check.cases.items()]
+        sums = {word: sum(number for other, number in ends if other == word) for word in _WORDS.values()}
+        return ", ".join(f"{number:,} {word.lower().replace('_', ' ')}" for word, number in sums.items() if number)
+
+
+def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
+    run = document["bionemo"]
+    ended = results(document)
+    labels = machine.labels(run.get("gpus", []))
+    found = numbers.quantities(run.get("measurements", []), labels)
+    singles, matrix = numbers.split(found)
+    topics = list(_topics(run, verdict, ended, _seconds(document)))
+    environment = run.get("environment", {})
+    host = environment.get("hostname") or "this machine"
+    gaps = _gaps(verdict.not_run)
+    asked = [gap for gap in gaps if gap.is_required and verdict.name is VerdictName.INCONCLUSIVE]
+    values: dict[str, Any] = {
+        "title": f"{host}: {verdict.name.value.replace('_', ' ')}",
+        "name": host,
+        "said": "of one node",
+        "verdict": verdict.name.value,
+        "sentence": _sentence(verdict, run),
+        "made": _made(run),
+        "facts": list(_facts(verdict, run, ended)),
+        "blockers": verdict.blockers,
+        "warnings": verdict.warnings,
+        "actions": _ACTIONS,
+        "labels": labels,
+        "advice": _advice(document, run),
+        "gaps": asked,
+        "others_not_run": [gap for gap in gaps if gap not in asked],
+        "install": list(run.get("install_options", [])),
+        "gpus": machine.gpus(run.get("gpus", [])),
+        "environment": machine.environment(environment),
+        "variables": environment.get("variables") or {},
+        "extra": environment.get("extra") or {},
+        "extra_errors": environment.get("extra_errors") or [],
+        "topics": topics,
+        "judged": [(one, strip(one)) for one in singles if one.judgement and one.has_ruler],
+        "others": [(one, strip(one)) for one in singles if not one.judgement and one.has_ruler],
+        "matrix": matrix,
+        "found": found,
+        "targets": machine.targets(run.get("targets", [])),
+        "packages": [machine.package(entry) for entry in run.get("packages", [])],
+        "aside": _by_reason(verdict.not_applicable),
+    }
+    return render("node.html.j2", styles=("node.css",), sections=list(_sections(values)), **values)
+
+
+def _sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]]:
+    """What the page has, for its table of contents."""
+    yield "do", "What to do now", len(values["blockers"]) + len(values["warnings"]) + len(values["gaps"]) or None
+    if values["others_not_run"]:
+        yield "gaps", "Not run", sum(max(len(gap.checks), 1) for gap in values["others_not_run"])
+    yield "machine", "Machine", None
+    yield "checks", "Checks", sum(len(on) for one in values["topics"] for c in one.checks for on in c.cases.values())
+    if values["found"]:
+        yield "numbers", "Measurements", sum(len(one.numbers) for one in values["found"])
+    if values["targets"]:
+        yield "targets", "Workloads", len(values["targets"])
+    if values["packages"]:
+        yield "packages", "Packages", len(values["packages"])
+    if values["install"] and values["verdict"] != VerdictName.READY_FOR_INSTALL.value:
+        yield "install", "Ways to install", None
+    if values["aside"]:
+        yield "aside", "Not applicable", sum(len(checks) for checks in values["aside"].values())
+
+
+# ------------------------------------------------------------------------------------------------ the answer
+
+
+def _sentence(verdict: Verdict, run: Mapping[str, Any]) -> str:
+    """What the verdict means."""
+    if verdict.name is VerdictName.BLOCKED:
+        one = len(verdict.blockers) == 1
+        act = f" The node needs: {_ACTIONS[verdict.action.value]}." if verdict.action.value in _FOR_THE_NODE else ""
+        return (
+            f"{count(len(verdict.blockers), 'blocker')} {'stands' if one else 'stand'} in the way: "
+            f"fix {'it' if one else 'them'}, then run again.{act}"
+        )
+    if verdict.name is VerdictName.INCONCLUSIVE:
+        required = sum(bool(gap["required"]) for gap in verdict.not_run)
+        return f"Nothing failed, but readiness is not proven: {count(required, 'gap')} in the proof."
+    kernels = "" if "no GPU kernel" not in verdict.summary else " No GPU kernel was run at this level."
+    if verdict.name is VerdictName.READY_FOR_INSTALL:
+        return f"Every required check passed. BioNeMo itself is not installed yet: choose a way below.{kernels}"
+    return f"Every required check that applies here ran and passed.{kernels}"
+
+
+def _advice(document: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """What to do about gaps in the proof."""
+    if document.get("exitcode") is None:
+        return "The run has not come to its end. If it no longer runs, find out what ended it, and run it again."
+    if run["device"] != "cuda":
+        return "This was a rehearsal. Run it again on a machine with a GPU, without --bionemo-device."
+    return "Find out why these were not run, then run again. Nothing failed."
+
+
+def _facts(verdict: Verdict, run: Mapping[str, Any], ended: Sequence[Result]) -> Iterator[str]:
+    yield f"level {run['level']}"
+    if run["device"] != "cuda":
+        yield f"rehearsal on the device {run['device']}"
+    yield from machine.phrases(run)
+    totals = [(word, sum(result.outcome is outcome for result in ended)) for outcome, word in _WORDS.items()]
+    yield ", ".join(f"{number:,} {word.lower().replace('_', ' ')}" for word, number in totals if number)
+    if "duration_s" in run:
+        yield f"{run['duration_s']:,.1f} s"
+
+
+def _made(run: Mapping[str, Any]) -> str:
+    tool = run.get("tool", {})
+    started = str(run.get("started", "")).replace("T", " ").replace("+00:00", " UTC")
+    parts = [f"{tool.get('name', 'pytest-bionemo')} {tool.get('version', '')}".strip()]
+    return ", ".join([*parts, *([f"run of {started}"] if started else []), "made from the report alone"])
+
+
+# ------------------------------------------------------------------------------------------ what was not run
+
+
+def _gaps(entries: Iterable[Mapping[str, Any]]) -> list[Gap]:
+    """By reason, those that READY needs first; what waits for a check is one gap."""
+    found: dict[tuple[str | None, str], Gap] = {}
+    for entry in entries:
+        waits_for = entry["waits_for"]
+        gap = found.setdefault((waits_for, "" if waits_for else entry["reason"]), Gap(entry["reason"], waits_for))
+        gap.is_required |= bool(entry["required"])
+        gap.checks += [entry["check"]] if entry["check"] else []
+    return sorted(found.values(), key=lambda gap: (not gap.is_required, gap.waits_for is not None))
+
+
+def _by_reason(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        found.setdefault(entry["reason"], []).append(entry["check"])
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ each check
+
+
+def _topics(
+    run: Mapping[str, Any], verdict: Verdict, ended: Iterable[Result], seconds: Mapping[str, float]
+) -> Iterator[Topic]:
+    checks: dict[str, dict[str, Check]] = {}
+    for result in ended:
+        entry = result.check
+        known = checks.setdefault(entry["topic"], {})
+        severity = (result.finding or {}).get("severity", entry["severity"])
+        check = known.setdefault(
+            entry["name"], Check(entry["name"], entry["title"], severity, entry["level"])
+        )
+        why = (result.finding or {}).get("message", "") or result.reason
+        on = str(entry["id"]).partition("[")[2].removesuffix("]")
+        check.cases.setdefault((_WORDS[result.outcome], why), []).append(on)
+        check.seconds += seconds.get(entry["id"], 0.0)
+    errors = {topic["name"]: topic["error"] for topic in run["topics"]}
+    for name, state in verdict.sections.items():
+        yield Topic(name, state, errors.get(name), list(checks.get(name, {}).values()))
+
+
+def _seconds(document: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        test["nodeid"]: sum(numbers.finite(test.get(stage, {}).get("duration")) or 0.0 for stage in _STAGES)
+        for test in document.get("tests", [])
+    }

@@ -145,7 +145,7 @@ def _plot(options: argparse.Namespace, store: Store) -> int:
     for line in damaged:
         print(f"skipped: {line}", file=sys.stderr)
     try:
-        text = plotting.draw(machine, found, options.out or ".html", options.number or (), options.level)
+        text = plotting.draw_runs(machine, found, options.out or ".html", options.number or (), options.level)
     except plotting.PlotError as error:
         raise UsageError(str(error)) from None
     if options.out is None:

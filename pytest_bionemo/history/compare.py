@@ -195,4 +195,3 @@ def _ratios(before: Number, after: Number) -> tuple[float, float]:
 
 def _without_those_between_nodes(numbers: Mapping[Key, Number]) -> dict[Key, Number]:
     return {key: number for key, number in numbers.items() if not key[0].startswith(BETWEEN_NODES)}
-

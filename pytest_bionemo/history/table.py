@@ -16,6 +16,10 @@ from pytest_bionemo.reports import Report
 _LABEL = 9
 _LISTED_AT_MOST = 40
 _NARROWEST_NAME = 16
+_INDENT = "  "
+_WIDE = 100  # columns from which on there is room for everything
+_MANY, _SMALL = 9.0, 0.1
+_RUN = ("  run", "started", "level", "verdict", "driver", "torch", "numbers")
 _LABELS = {Change.WORSE: "WORSE", Change.CANNOT_TELL: "unclear", Change.SAME: "same", Change.BETTER: "better"}
 
 
@@ -24,10 +28,10 @@ def runs(machine: str, found: Sequence[tuple[Stored, Report]], damaged: Iterable
     newest = found[-1][1] if found else None
     what = f": {_what(newest)}" if newest else ""
     yield from _wrapped(f"{machine}{what}", width)
-    rows = [_run(stored, report) for stored, report in found]
-    header = ("run", "started", "level", "verdict", "driver", "torch", "numbers")
+    rows = [_RUN, *(_run(stored, report) for stored, report in found)] if found else []
+    kept = [column for column in range(len(_RUN)) if width >= _WIDE or _RUN[column] not in ("torch", "numbers")]
     if rows:
-        yield from (f"  {line}" for line in _columns([header, *rows], width - 2))
+        yield from _columns([[row[column] for column in kept] for row in rows], width)
     for line in damaged:
         yield from _labelled("skipped", line, width)
 
@@ -41,7 +45,7 @@ def _what(report: Report) -> str:
 def _run(stored: Stored, report: Report) -> tuple[str, ...]:
     facts = report.environment
     return (
-        f"{stored.number:04d} {stored.name}",
+        f"{_INDENT}{stored.number:04d} {stored.name}",
         _when(report),
         report.level,
         report.verdict,
@@ -93,31 +97,29 @@ def _alike(
     change: Change, numbers: Sequence[Compared], names: Mapping[str, str], width: int, most: int | None
 ) -> Iterator[str]:
     rows = [_row(number, names) for number in numbers[:most]]
-    header = ("", "device", "before", "after", "change (95 %)")
-    lines = list(_columns([header, *rows], width - _LABEL))
-    yield f"{_LABELS[change].ljust(_LABEL)}{lines[0]}"
-    yield from (f"{'':{_LABEL}}{line}" for line in lines[1:])
+    header = (_LABELS[change], "device", "before", "after", "change (95 %)")
+    yield from _columns([header, *rows], width)
     if len(numbers) > len(rows):
-        yield f"{'':{_LABEL}}and {len(numbers) - len(rows)} more: --all lists them"
+        yield f"{_INDENT}and {len(numbers) - len(rows)} more: --all lists them"
 
 
 def _row(number: Compared, names: Mapping[str, str]) -> tuple[str, ...]:
     lower, upper = number.change_ci95
     device = number.device or ""
     return (
-        shown(number.name.replace("_", " ")),
+        _INDENT + shown(number.name.replace("_", " ")),
         names.get(device) or shown(device, 20),
         show_number(number.before.value, shown(number.unit)),
         show_number(number.after.value, shown(number.unit)),
-        f"{percent(number.change)} ({percent(lower)} to {percent(upper)})",
+        f"{percent(number.change)} ({percent(lower, '')} to {percent(upper, '')})",
     )
 
 
-def percent(share: float) -> str:
-    """A change with its sign: '-9.8%', '+120%', '0.0%'; times where it is several times as much."""
-    if share >= 9:
+def percent(share: float, sign: str = "%") -> str:
+    """A change: '-9.8%', '+120%'; as a factor, 'x12', where it is many times as much."""
+    if share >= _MANY:
         return f"x{share + 1:.3g}"
-    return f"{100 * share:+.0f}%" if abs(share) >= 0.1 else f"{100 * share:+.1f}%"
+    return f"{100 * share:+.0f}{sign}" if abs(share) >= _SMALL else f"{100 * share:+.1f}{sign}"
 
 
 def names_of(report: Report) -> dict[str, str]:

@@ -253,9 +253,7 @@ def _topics(
         entry = result.check
         known = checks.setdefault(entry["topic"], {})
         severity = (result.finding or {}).get("severity", entry["severity"])
-        check = known.setdefault(
-            entry["name"], Check(entry["name"], entry["title"], severity, entry["level"])
-        )
+        check = known.setdefault(entry["name"], Check(entry["name"], entry["title"], severity, entry["level"]))
         why = (result.finding or {}).get("message", "") or result.reason
         on = str(entry["id"]).partition("[")[2].removesuffix("]")
         check.cases.setdefault((_WORDS[result.outcome], why), []).append(on)

@@ -8,18 +8,17 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_bionemo.fleet import sources
 from pytest_bionemo.fleet.folding import SCHEMA_VERSION as FLEET_VERSION
 from pytest_bionemo.fleet.node import TOOL
+from pytest_bionemo.fleet.reading import DEADLINE_S, read_all, seconds
+from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import DAMAGED, expect_known
 from pytest_bionemo.series import FAMILIES, Part, Sample, of_fleet, of_report
 from pytest_bionemo.verdict import ReportError
@@ -51,8 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--series", type=_count, default=SERIES_AT_MOST, metavar="N", help="samples at most (default: %(default)s)"
     )
+    parser.add_argument(
+        "--timeout", type=seconds, default=DEADLINE_S, metavar="SECONDS", help="for each file (default: %(default)g)"
+    )
     chosen = parser.parse_args(arguments)
-    return export(chosen.paths, chosen.out, chosen.series)
+    return export(chosen.paths, chosen.out, chosen.series, chosen.timeout)
 
 
 def _count(text: str) -> int:
@@ -61,7 +63,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def export(paths: Sequence[str], out: str | None = None, series: int = SERIES_AT_MOST) -> int:
+def export(
+    paths: Sequence[str], out: str | None = None, series: int = SERIES_AT_MOST, deadline_s: float = DEADLINE_S
+) -> int:
     """Write the metrics of these files into a file, or to the standard output; returns the exit status.
 
     0: all of them are in it. 1: some could not be read, each of which is named on the standard error; the others
@@ -70,9 +74,10 @@ def export(paths: Sequence[str], out: str | None = None, series: int = SERIES_AT
     :param paths: reports, fleet documents, or folders of them.
     :param out: replaced as a whole, so that nobody reads half of it.
     :param series: samples at most; those of the least important families are left out.
+    :param deadline_s: how long one file may take.
     """
     try:
-        text, unreadable = _collect(paths, series)
+        text, unreadable = _collect(paths, series, deadline_s)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: so it is written into a file, too
         for line in unreadable:
@@ -80,7 +85,7 @@ def export(paths: Sequence[str], out: str | None = None, series: int = SERIES_AT
         if out is None:
             sys.stdout.write(text)
         else:
-            _replace(Path(out), text)
+            atomic.replace(Path(out), text.encode())
     except (UsageError, sources.SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _USAGE_ERROR
@@ -90,16 +95,14 @@ def export(paths: Sequence[str], out: str | None = None, series: int = SERIES_AT
     return 1 if unreadable else 0
 
 
-def _collect(paths: Sequence[str], series: int) -> tuple[str, list[str]]:
+def _collect(paths: Sequence[str], series: int, deadline_s: float) -> tuple[str, list[str]]:
     """The metrics as text, and a line for each file that cannot be read."""
     newest = _Newest(series)
     unreadable: list[str] = []
     number = 0
-    for path in sources.files(paths):
-        try:
-            parts = _read(path)
-        except ReportError as error:
-            unreadable.append(f"{path}: {' '.join(str(error).split())}")
+    for path, parts in read_all(((path, None) for path in sources.files(paths)), _read, deadline_s):
+        if isinstance(parts, str):
+            unreadable.append(f"{path}: {' '.join(parts.split())}")
             continue
         number += 1
         for part in parts:
@@ -110,15 +113,15 @@ def _collect(paths: Sequence[str], series: int) -> tuple[str, list[str]]:
         "bionemo_reports_unreadable": len(unreadable),
         "bionemo_series_left_out": newest.left_out,
     }
-    return _as_openmetrics({**{name: {(): value} for name, value in of_the_files.items()}, **said}), unreadable
+    said |= {name: {(): value} for name, value in of_the_files.items()}
+    return _as_openmetrics(said), sorted(unreadable)
 
 
-def _read(path: str) -> list[Part]:
+def _read(content: bytes, path: str) -> list[Part]:
     """What one file says.
 
     :raises ReportError: one line, if there is nothing.
     """
-    content = sources.load(path)
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -228,17 +231,3 @@ def _as_openmetrics(found: Mapping[str, Mapping[tuple[str, ...], float]]) -> str
     registry.register(Found())
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
     return text.decode()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put the text in the place of the file, at once. Whoever runs the collector must be able to read it."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no regular file. Choose another -o.")
-    # No name that the collector reads, nor one that another node writes to.
-    scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ _VALUED: dict[str, tuple[str, str, str]] = {
     "device": ("cuda", "DEVICE", "cuda, or cpu for a rehearsal, which can never be READY."),
     "require": ("install", "VERDICT", "The verdict that exits 0: install (READY_FOR_INSTALL too) or ready."),
     "report": (DEFAULT_REPORT, "PATH", "JSON report; an existing folder gets HOSTNAME.json."),
+    "html": ("", "PATH", "The report as one page too; an existing folder gets HOSTNAME.html."),
     "timeout": (f"{DEFAULT_TIMEOUT_S:g}", "SECONDS", "Deadline of each probe and of each workload."),
     "expect-gpus": ("", "N", "Number of GPUs that this machine must have."),
     "baseline": ("", "PATH", "Compare with an earlier run: last, a report, or a folder of kept runs."),
@@ -48,6 +49,7 @@ class Options(NamedTuple):  # a dataclass takes 2 ms longer to make, in every ru
     strict: bool = False
     baseline: str = ""
     save: str | None = None  # the name of the run in the store; "" for that of its level
+    html: str | None = None
 
 
 def add(parser: pytest.Parser) -> None:
@@ -109,6 +111,7 @@ def read(config: pytest.Config) -> Options:
         strict=_read_switch(config, "strict"),
         baseline=_text(config, "baseline")[0],
         save=_name(config, "save"),
+        html=_page(config),
     )
 
 
@@ -201,6 +204,12 @@ def _seconds(config: pytest.Config, name: str) -> float:
             f"{origin}: {value!r} is not a number of seconds above 0 and up to {_LONGEST_TIMEOUT_S}, such as 60."
         )
     return seconds
+
+
+def _page(config: pytest.Config) -> str | None:
+    """Where the page goes; None if nobody asked for one. An empty path on the command line is a mistake."""
+    value, _ = _text(config, "html")
+    return value if value or config.getoption(_key("html")) is not None else None
 
 
 def _count(config: pytest.Config, name: str) -> int | None:

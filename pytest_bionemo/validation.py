@@ -32,6 +32,8 @@ from pytest_bionemo.needs import BASELINE, LOCKS, OPTIONS, REPORTS, WORKERS
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import job as jobs
 from pytest_bionemo.probes.machine import Machine
+from pytest_bionemo.page.output import Page
+from pytest_bionemo.page.shell import PageError
 from pytest_bionemo.report import hyperpod, terminal
 from pytest_bionemo.report.clean import clean, hider
 from pytest_bionemo.report.place import Place, PlaceError
@@ -62,6 +64,7 @@ class Validation:
         self.verdict: Verdict | None = None
         self.document: dict[str, Any] | None = None
         self.place: Place | None = None
+        self.page: Page | None = None
         self.has_begun = False
         self.has_run = False
         self.write_error = ""
@@ -93,6 +96,11 @@ class Validation:
         # Asked once a run: the second answer of a hook could be another.
         return suite.modules(self.config)
 
+    @property
+    def _folder(self) -> Path:
+        """The one that the run was started in: what its paths are relative to."""
+        return self.config.invocation_params.dir
+
     @cached_property
     def _hide(self) -> Callable[[str], str]:
         return hider(os.environ)
@@ -104,7 +112,8 @@ class Validation:
             load_all()
             if not self.is_worker:
                 self.place = self._choose_place()
-        except (FactsError, PlaceError, jobs.JobError) as error:
+                self.page = self._choose_page(self.place)
+        except (FactsError, PlaceError, PageError, jobs.JobError) as error:
             raise pytest.UsageError(str(error)) from None
         self._switch_json_report_on()
         # Otherwise one module that does not import would end the run before anything has run.
@@ -115,12 +124,23 @@ class Validation:
     def _choose_place(self) -> Place:
         """Inside a job that of its nodes; those that share a folder must not write one file."""
         job = jobs.read(os.environ)
-        folder = self.config.invocation_params.dir
+        folder = self._folder
         if job is None:
             return Place(self.options.report, folder)
         is_default = self.options.report == DEFAULT_REPORT
         name = "." if is_default and job.is_one_of_many else self.options.report
         return Place(name, folder, job.folder, job.node)
+
+    def _choose_page(self, report: Place) -> Page | None:
+        """Where the page goes, if one is asked for: what it is made with has to be there before anything runs."""
+        if self.options.html is None:
+            return None
+        job = jobs.read(os.environ)
+        node = (job.folder, job.node) if job else (None, None)
+        page = Page(Place(self.options.html, self._folder, *node, kind="page"))
+        if page.place.path.absolute() == report.path.absolute():
+            raise PlaceError(f"{page.place.path} is the place of the report. Choose another --bionemo-html.")
+        return page
 
     def _switch_json_report_on(self) -> None:
         option = self.config.option
@@ -177,7 +197,10 @@ class Validation:
     def _begin(self, place: Place) -> None:
         unfinished = document.unfinished(self.options, self.started)
         try:
-            place.begin(clean(document.with_verdict(unfinished, fold(unfinished))))
+            begun = clean(document.with_verdict(unfinished, fold(unfinished)))
+            place.begin(begun)
+            if self.page:
+                self.page.begin(begun)
         except PlaceError as error:
             raise pytest.UsageError(str(error)) from None
         self.has_begun = True
@@ -353,12 +376,16 @@ class Validation:
         assert self.place
         if report["exitcode"] == pytest.ExitCode.USAGE_ERROR and not self.has_run:
             self.place.restore()
+            if self.page:
+                self.page.place.restore()
             return
         self.document = report
         try:
             self.place.write(report)
         except OSError as error:
             self.write_error = str(error)
+        if self.page:
+            self.page.write(report)
         if self.options.save is not None:
             self._keep(report, self.options.save or self.options.level)
 
@@ -420,7 +447,8 @@ class Validation:
         if self.document is None or self.verdict is None:
             return 1 if self.has_begun and status == 0 else status
         status = exit_status(self.verdict, self.options.require, status)
-        return 1 if (self.write_error or self.keep_error) and status == 0 else status
+        has_failed = self.write_error or self.keep_error or (self.page and self.page.error)
+        return 1 if has_failed and status == 0 else status
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, object, object]:
@@ -438,7 +466,8 @@ class Validation:
             width = terminalreporter._tw.fullwidth
             verbosity = self.config.option.verbose
             run = self.document["bionemo"]
-            for line in terminal.summary(run, self._shown_path(), width, verbosity, self.write_error):
+            page = (self.page.place.shown_from(self._folder), self.page.error) if self.page else ()
+            for line in terminal.summary(run, self._shown_path(), width, verbosity, self.write_error, *page):
                 _write(terminalreporter, line)
             for line in terminal.kept(self.kept, self.keep_error, width):
                 _write(terminalreporter, line)
@@ -446,7 +475,7 @@ class Validation:
 
     def _shown_path(self) -> str:
         assert self.place
-        return self.place.shown_from(self.config.invocation_params.dir)
+        return self.place.shown_from(self._folder)
 
 
 def runs_no_test(config: pytest.Config) -> bool:

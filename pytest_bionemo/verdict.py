@@ -7,9 +7,9 @@ expected to fail, a missing stage, no entry at all) is a gap. The same function 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_bionemo.model import Action, Outcome, VerdictName, count
 
@@ -19,18 +19,21 @@ SCHEMA_VERSION = 1
 # pytest's exit codes after which a report can be complete: passed, failed, nothing collected.
 _COMPLETE_RUNS = (0, 1, 5)
 _STAGES = ("setup", "call", "teardown")
-_FAILED = Outcome.FAILED.value
+_PASSED, _FAILED, _NOT_APPLICABLE = Outcome.PASSED.value, Outcome.FAILED.value, Outcome.NOT_APPLICABLE.value
 PREFIX = "bionemo_"
 """Of the properties in which a check's end is on record."""
-_TEXTS = ("outcome", "message", "why", "fix", "action", "links", "severity", "waits_for", "blames")
+_TEXTS = tuple(
+    PREFIX + name
+    for name in ("outcome", "message", "why", "fix", "action", "links", "severity", "waits_for", "blames")
+)
+_ALL_TEXT = {str}
 
 
 class ReportError(ValueError):
     """The document is no report of a validation run."""
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """How one check ended, as the report shows it."""
 
     check: Mapping[str, Any]
@@ -99,7 +102,8 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
     results = _results(report, run)
     blockers = [_describe(result) for result in results if result.finding and result.is_required]
     warnings = [_describe(result) for result in results if result.finding and not result.is_required]
-    gaps = [*_gaps_of_the_run(report, run), *_missing_checks(run), *_not_run(results)]
+    collected = _collected(run)
+    gaps = [*_gaps_of_the_run(report, run), *_missing_checks(run, collected), *_not_run(results)]
     if results and not any(gap["required"] for gap in gaps) and not blockers and not _has_proof(results):
         gaps.append(_gap(None, "no required check passed, which proves nothing"))
     name = _name(run, blockers, gaps)
@@ -108,7 +112,7 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
         summary=_summarise(name, run, results, blockers, gaps),
         # What is to be done about another machine is not to be done about this one.
         action=_strongest(entry for entry in [*blockers, *warnings] if not entry.get("blames")),
-        sections=_sections(run, results),
+        sections=_sections(run, results, collected),
         blockers=tuple(blockers),
         warnings=tuple(warnings),
         not_run=tuple(gaps),
@@ -141,40 +145,42 @@ def exit_status(verdict: Verdict, require: str, pytest_status: int) -> int:
 
 def _results(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[Result]:
     ids = {check["id"] for check in run["checks"]}
-    tests = {_plain_id(test["nodeid"], ids): test for test in report.get("tests", [])}
+    tests = {_plain_id(test["nodeid"], ids): test for test in report.get("tests", ())}
     deselected = set(run.get("deselected", []))
-    return [_result(check, tests.get(check["id"]), check["id"] in deselected) for check in run["checks"]]
+    return [_result(check, tests.get(check["id"]), deselected) for check in run["checks"]]
 
 
-def _plain_id(nodeid: str, known: Iterable[str]) -> str:
+def _plain_id(nodeid: str, known: Container[str]) -> str:
+    if nodeid in known:
+        return nodeid
     # pytest-xdist's --dist loadgroup appends "@group".
     plain = nodeid.rpartition("@")[0]
-    return plain if nodeid not in known and plain in known else nodeid
+    return plain if plain in known else nodeid
 
 
-def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, is_deselected: bool) -> Result:
+def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, deselected: Container[str]) -> Result:
     if test is None:
-        reason = "deselected" if is_deselected else "the run ended before it"
+        reason = "deselected" if check["id"] in deselected else "the run ended before it"
         return Result(check, Outcome.NOT_RUN, reason)
     said = _properties(test)
-    damaged = [f"{PREFIX}{name}" for name, text in said.items() if not isinstance(text, str) and name in _TEXTS]
-    if damaged:
+    if not _ALL_TEXT.issuperset(map(type, said.values())) and (damaged := _not_text(said)):
         return Result(check, Outcome.ERROR, f"what it said is damaged: {', '.join(damaged)} is no text")
-    outcome = test.get("outcome")
-    severity = said.get("severity", check["severity"])
-    if said.get("outcome") == _FAILED and _shows_finding(severity, outcome):
-        return Result(check, Outcome.FAILED, finding=said)
+    outcome, how = test.get("outcome"), said.get("bionemo_outcome")
+    if how == _FAILED and _shows_finding(said.get("bionemo_severity", check["severity"]), outcome):
+        return Result(check, Outcome.FAILED, finding=_finding(said))
     if outcome in ("failed", "error"):
         return Result(check, Outcome.ERROR, f"the check itself failed: {_crash(test)}")
-    if outcome == "skipped" and said.get("outcome") == Outcome.NOT_APPLICABLE.value:
-        return Result(check, Outcome.NOT_APPLICABLE, said.get("message", ""))
+    if outcome == "skipped" and how == _NOT_APPLICABLE:
+        return Result(check, Outcome.NOT_APPLICABLE, said.get("bionemo_message", ""))
     if outcome == "skipped":
-        return Result(check, Outcome.NOT_RUN, said.get("message") or _skip(test), said.get("waits_for"))
+        return Result(
+            check, Outcome.NOT_RUN, said.get("bionemo_message") or _skip(test), said.get("bionemo_waits_for")
+        )
     if outcome != "passed":
         return Result(check, Outcome.NOT_RUN, f"its outcome is {outcome!r}, which proves nothing")
-    if [test.get(stage, {}).get("outcome") for stage in _STAGES] != ["passed"] * len(_STAGES):
+    if any(test.get(stage, {}).get("outcome") != "passed" for stage in _STAGES):
         return Result(check, Outcome.NOT_RUN, "the run ended inside it")
-    if said.get("outcome") != Outcome.PASSED.value:
+    if how != _PASSED:
         return Result(check, Outcome.NOT_RUN, "pytest says that it passed, but it did not come to its end")
     return Result(check, Outcome.PASSED)
 
@@ -186,12 +192,19 @@ def _shows_finding(severity: object, outcome: object) -> bool:
 
 
 def _properties(test: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key[len(PREFIX) :]: value
-        for entry in test.get("user_properties", [])
-        for key, value in entry.items()
-        if key.startswith(PREFIX)
-    }
+    """What the check and others have put on record; the last word counts."""
+    said: dict[str, Any] = {}
+    for entry in test.get("user_properties", ()):
+        said.update(entry.items())
+    return said
+
+
+def _finding(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {name[len(PREFIX) :]: value for name, value in said.items() if name.startswith(PREFIX)}
+
+
+def _not_text(said: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in said.items() if not isinstance(value, str) and name in _TEXTS]
 
 
 def _crash(test: Mapping[str, Any]) -> str:
@@ -225,9 +238,8 @@ def _gaps_of_the_run(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[
     return gaps
 
 
-def _missing_checks(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _missing_checks(run: Mapping[str, Any], collected: Mapping[str, set[str]]) -> list[dict[str, Any]]:
     gaps = []
-    collected = _collected(run)
     for topic in run["topics"]:
         prefix = f"bionemo/{topic['name']}"
         if topic["error"]:
@@ -315,9 +327,8 @@ def _strongest(findings: Iterable[Mapping[str, Any]]) -> Action:
     )
 
 
-def _sections(run: Mapping[str, Any], results: list[Result]) -> dict[str, str]:
+def _sections(run: Mapping[str, Any], results: list[Result], collected: Mapping[str, set[str]]) -> dict[str, str]:
     broken = {topic["name"] for topic in run["topics"] if topic["error"]}
-    collected = _collected(run)
     incomplete = {topic["name"] for topic in run["topics"] if _uncollected(topic, collected)}
     by_topic: dict[str, list[Result]] = {topic["name"]: [] for topic in run["topics"]}
     for result in results:

@@ -221,9 +221,10 @@ def test_all_reports_of_a_job_name_the_slow_node(
     runs = validate(network, torch_environment, tmp_path, 3)
     network.set_rate("node2")
     RUNS.extend(runs)
-    assert [run.returncode for run in runs] == [1, 1, 1], runs[0].stdout
+    said = "\n".join(run.stdout for run in runs)  # of the node that stays away the others know little
+    assert [run.returncode for run in runs] == [1, 1, 1], said
     for run, blames in zip(runs, (["node2"], None, ["node2"]), strict=True):
-        assert run.blockers == [CHECK], run.stdout
+        assert run.blockers == [CHECK], said
         finding = run.finding(CHECK)
         assert finding["message"].startswith("node2 sends and receives slowly: node")
         assert finding.get("blames") == blames
@@ -237,12 +238,13 @@ def validate(network: Network, environment: Environment, folder: Path, nodes: in
         variables = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(folder), "RANK": str(number),
                      "WORLD_SIZE": str(nodes), "MASTER_ADDR": network.hosts[0], "MASTER_PORT": "29500"}  # fmt: skip
         command = [str(environment.python), "-m", "pytest", "-p", "no:cacheprovider", "--bionemo-validate",
-                   "--bionemo-device=cpu", f"--bionemo-report={report}", f"bionemo/{CHECK}"]  # fmt: skip
+                   "--bionemo-device=cpu", f"--bionemo-report={report}", "--bionemo-timeout=90",
+                   f"bionemo/{CHECK}"]  # fmt: skip
         child = network.start(
             host, command, env=variables, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         started.append((child, report))
-    outputs = [(child.communicate(timeout=200)[0], child.returncode, report) for child, report in started]
+    outputs = [(child.communicate(timeout=500)[0], child.returncode, report) for child, report in started]
     return [Run(status, output, "", report) for output, status, report in outputs]
 
 

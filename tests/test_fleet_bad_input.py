@@ -256,12 +256,13 @@ def test_a_reader_that_hangs_and_one_that_is_killed_cost_one_report_each(tmp_pat
     assert fold_them.returncode == 1
 
 
-def test_a_reader_that_cannot_be_ended_does_not_hold_up_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["fleet", "metrics"])
+def test_a_reader_that_cannot_be_ended_does_not_hold_up_the_end(command: str, tmp_path: Path) -> None:
     base = report("node0")
     base["padding"] = ["x" * 100] * 2000
     for number in range(200):
         (tmp_path / f"node{number}.json").write_text(json.dumps(base).replace("node0", f"node{number}"))
-    words = [sys.executable, "-m", "pytest_bionemo", "fleet", str(tmp_path), "--timeout", "2"]
+    words = [sys.executable, "-m", "pytest_bionemo", command, str(tmp_path), "--timeout", "2"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as fold_them:
         children = Path(f"/proc/{fold_them.pid}/task/{fold_them.pid}/children")
         deadline = time.monotonic() + 30

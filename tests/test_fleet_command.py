@@ -115,6 +115,7 @@ def test_expectations_ages_jobs_and_what_is_required_are_options(tmp_path: Path)
         ([".", "--timeout", "0"], "'0' is no number of seconds above 0"),
         ([".", "--jsn", "x"], "unrecognized arguments: --jsn x"),
         ([".", "--json", "no/such/folder/x.json"], "no/such/folder/x.json cannot be written"),
+        ([".", "--json", "/dev/null"], "/dev/null cannot be written: it is no regular file"),
         ([".", "--lists", "/dev/null/x"], "--lists /dev/null/x"),
     ],
 )  # fmt: skip
@@ -132,6 +133,7 @@ def test_a_usage_error_is_one_line(
     assert err.startswith("error: ")
     assert said in err
     assert err.count("\n") == 1
+    assert Path("/dev/null").is_char_device()
 
 
 def test_an_empty_folder_is_inconclusive_and_no_usage_error(tmp_path: Path) -> None:

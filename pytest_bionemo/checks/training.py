@@ -45,7 +45,7 @@ def learns_as_one_rank(team: Ranks, strategy: str) -> None:
 
     Fix: look at what the topics numerics and collectives find on the node that is named.
     """
-    numbers = team.run("parallel_esm2:run", strategy=strategy, steps=_STEPS, **_course(team))
+    numbers = team.run("parallel_esm2:run", strategy=strategy, course=_course(team, _STEPS))
     if numbers[0].get("unsupported"):
         not_applicable(numbers[0]["unsupported"])
     trained = f"{count(numbers[0]['ranks'], 'rank')} by {strategy.upper()}"
@@ -53,13 +53,14 @@ def learns_as_one_rank(team: Ranks, strategy: str) -> None:
     _judge_losses(team, trained, numbers)
 
 
-def _course(team: Ranks) -> dict[str, Any]:
+def _course(team: Ranks, steps: int) -> dict[str, Any]:
     _require_esm2(team)
     first = team.first
     return {
         "model": first.size(rehearsal="tiny", standard="8M"),
         "sequences": 2,
         "length": first.size(rehearsal=32, standard=128),
+        "steps": steps,
         "seed": _SEED,
     }
 
@@ -272,10 +273,10 @@ def resumes_after_a_killed_rank(team: Ranks, report_folder: Path) -> None:
     Fix: give --bionemo-report a folder on a file system that all nodes share, and look at that file system.
     """
     here = {"folder": str(report_folder)}
-    course = {"steps": _STEPS_SAVED, **_course(team)}
+    course = _course(team, _STEPS_SAVED)
     with _removing_checkpoint(team, here):
         _lose_a_rank(team, report_folder, course)
-        numbers = team.run("parallel_checkpoint:resume", here, **course)
+        numbers = team.run("parallel_checkpoint:resume", here, course=course)
     found = numbers[0]
     _judge_files(team, report_folder, found)
     for step in ("save", "load"):
@@ -319,7 +320,7 @@ def _judge_files(team: Ranks, folder: Path, found: Numbers) -> None:
 def _lose_a_rank(team: Ranks, folder: Path, course: Mapping[str, Any]) -> None:
     """Go on only where the last rank was killed, and all others said that it was that one."""
     __tracebackhide__ = True
-    for device, outcome in team.outcomes("parallel_checkpoint:interrupt", {"folder": str(folder)}, **course):
+    for device, outcome in team.outcomes("parallel_checkpoint:interrupt", {"folder": str(folder)}, course=course):
         if not isinstance(outcome, WorkloadFailed):
             _judge_files(team, folder, outcome)
             _report_no_loss(outcome, folder)

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 from pytest_bionemo.fleet import hosts, sources, table
 from pytest_bionemo.fleet.folding import Asked, Unreadable, fold, is_enough
-from pytest_bionemo.fleet.node import LEVELS, Node
-from pytest_bionemo.fleet.reading import read_all
+from pytest_bionemo.fleet.node import LEVELS, Node, read
+from pytest_bionemo.fleet.reading import DEADLINE_S, Sharer, read_all, seconds
+from pytest_bionemo.report import atomic
 
 _USAGE_ERROR = 4
 _UNITS = {"": 3600.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -91,14 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         dest="what",
         help="what goes to standard output: exclude is a list for srun --exclude, hyperpod a line for each node",
     )
-    add("--timeout", type=_positive, default=60.0, metavar="SECONDS", help="for each report (default: 60)")
+    add(
+        "--timeout",
+        type=seconds,
+        default=DEADLINE_S,
+        metavar="SECONDS",
+        help="for each report (default: %(default)g)",
+    )
     return parser  # fmt: skip
-
-
-def _positive(text: str) -> float:
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII) or float(text) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return float(text)
 
 
 def _asked(options: argparse.Namespace) -> Asked:
@@ -143,9 +144,10 @@ def _seconds(text: str | None) -> float | None:
 def _read_all(names: Sequence[str], deadline_s: float) -> tuple[list[Node], list[Unreadable]]:
     nodes: list[Node] = []
     unreadable: list[Unreadable] = []
-    for path, found in read_all(_contents(names), deadline_s):
+    sharer = Sharer()
+    for path, found in read_all(_contents(names), read, deadline_s):
         if isinstance(found, Node):
-            nodes.append(found)
+            nodes.append(sharer.node(found))
         else:
             unreadable.append(Unreadable(path, found))
     return nodes, unreadable
@@ -205,11 +207,7 @@ def _make(folder: Path) -> None:
 
 
 def _save(path: Path, text: str) -> None:
-    """Written beside and renamed: who reads the list meanwhile reads the old one or the new one."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        scratch.write_text(f"{text}\n" if text else "", encoding="utf-8")
-        scratch.replace(path)
+        atomic.replace(path, f"{text}\n".encode() if text else b"")
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None

@@ -10,8 +10,10 @@ import json
 import math
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -150,10 +152,9 @@ def read(content: bytes, path: str) -> Node:
 
 def _decode(content: bytes) -> Any:
     if _fast is not None:
-        try:
+        # Otherwise in the words of the standard library, which also takes what this one is too strict for.
+        with suppress(ValueError, RecursionError):
             return _fast.decode(content)
-        except (ValueError, RecursionError):
-            pass  # in the words of the standard library, which also takes what this one is too strict for
     return json.loads(content)
 
 
@@ -277,12 +278,13 @@ def _numbers(run: Mapping[str, Any]) -> Numbers:
     quantities: dict[tuple[str, str, str], int] = {}
     devices: dict[str, int] = {}
     found = Numbers()
+    text = cache(_text)  # the same few names, hundreds of times
     for entry in run.get("measurements", [])[:_NUMBERS_AT_MOST]:
         value, unit = entry["value"], entry["unit"]
         if "test" in entry or not is_compared(unit) or not isinstance(value, int | float) or not 0 < value < math.inf:
             continue
-        device = _text(entry["device"]) if entry["device"] else ""
-        key = (_text(entry["name"]), unit, models.get(device, unknown))
+        device = text(entry["device"]) if entry["device"] else ""
+        key = (text(entry["name"]), unit, models.get(device, unknown))
         lower, upper = entry["ci95"] or (value, value)
         found.quantity.append(quantities.setdefault(key, len(quantities)))
         found.device.append(devices.setdefault(device, len(devices)))

@@ -6,28 +6,32 @@ memory that is needed does not grow with the size of the reports.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pytest_bionemo.fleet import sources
-from pytest_bionemo.fleet.node import FleetDocument, Node, Numbers, read
+from pytest_bionemo.fleet.node import FleetDocument, Node, Numbers
 from pytest_bionemo.model import count
 from pytest_bionemo.verdict import ReportError
 
 MOST_PROCESSES = 8
 """Reading is bound by the processor; more would only load the file system."""
+DEADLINE_S = 60.0
+"""Unless told otherwise: for one report."""
 
 _Thing = TypeVar("_Thing")
-_Answer = Node | str | None
+_Read = Callable[[bytes, str], _Thing]
 
 
 class Sharer:
@@ -55,13 +59,15 @@ class Sharer:
         return replace(numbers, quantities=self.one(tuple(map(self.one, numbers.quantities))))
 
 
-class _Reader:
+class _Reader(Generic[_Thing]):
     """One child and the report that it has in hand."""
 
-    def __init__(self, context: multiprocessing.context.ForkContext, others: Iterable[_Reader]) -> None:
+    def __init__(
+        self, context: multiprocessing.context.ForkContext, read: _Read[_Thing], others: Iterable[_Reader[_Thing]]
+    ) -> None:
         self.connection, far = context.Pipe()
         inherited = [self.connection, *(other.connection for other in others)]
-        self.process: BaseProcess = context.Process(target=_serve, args=(far, inherited), daemon=True)
+        self.process: BaseProcess = context.Process(target=_serve, args=(far, read, inherited), daemon=True)
         self.process.start()
         far.close()
         self.path = ""
@@ -74,9 +80,9 @@ class _Reader:
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((path, content))
 
-    def answer(self) -> _Answer:
+    def answer(self) -> _Thing | str | None:
         try:
-            found: _Answer = self.connection.recv()
+            found: _Thing | str | None = self.connection.recv()
         except (EOFError, OSError):
             self.kill()
             self.process.join()
@@ -95,21 +101,25 @@ class _Reader:
         multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined]
 
 
-def read_all(reports: Iterable[tuple[str, bytes | None]], deadline_s: float) -> Iterator[tuple[str, Node | str]]:
-    """The path of each report, with its node or the reason why there is none; in no particular order.
+def read_all(
+    reports: Iterable[tuple[str, bytes | None]], read: _Read[_Thing], deadline_s: float = DEADLINE_S
+) -> Iterator[tuple[str, _Thing | str]]:
+    """The path of each report, with what is made of it or the reason why there is nothing; in no particular order.
 
     :param reports: paths, with the content of those that are in no file.
+    :param read: makes it of content and path, in the child; what it gives is sent here. It raises ReportError for
+        what is no report, FleetDocument for what is to be passed over.
     :param deadline_s: how long one report may take.
     """
     context = multiprocessing.get_context("fork")
-    sharer, waiting = Sharer(), iter(reports)
+    waiting = iter(reports)
     most = min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
-    busy: list[_Reader] = []
-    idle: list[_Reader] = []
+    busy: list[_Reader[_Thing]] = []
+    idle: list[_Reader[_Thing]] = []
     try:
         while True:
             while (len(busy) < most) and (following := next(waiting, None)):
-                reader = idle.pop() if idle else _Reader(context, (*busy, *idle))
+                reader = idle.pop() if idle else _Reader(context, read, (*busy, *idle))
                 reader.give(*following)
                 busy.append(reader)
             if not busy:
@@ -119,17 +129,27 @@ def read_all(reports: Iterable[tuple[str, bytes | None]], deadline_s: float) -> 
                 if not reader.is_lost:
                     idle.append(reader)
                 if answer is not None:
-                    yield reader.path, sharer.node(answer) if isinstance(answer, Node) else answer
+                    yield reader.path, answer
     finally:
         for reader in (*busy, *idle):
             reader.kill()
 
 
-def _answers(busy: list[_Reader], deadline_s: float) -> list[tuple[_Reader, _Answer]]:
+def seconds(text: str) -> float:
+    """A deadline as it is typed.
+
+    :raises argparse.ArgumentTypeError: if it is none.
+    """
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text, re.ASCII) or float(text) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return float(text)
+
+
+def _answers(busy: list[_Reader[_Thing]], deadline_s: float) -> list[tuple[_Reader[_Thing], _Thing | str | None]]:
     """Those readers that have an answer, or will never have one."""
     first = min(reader.since for reader in busy) + deadline_s
     ready = wait([reader.connection for reader in busy], max(0.0, first - time.monotonic()))
-    found: list[tuple[_Reader, _Answer]] = []
+    found: list[tuple[_Reader[_Thing], _Thing | str | None]] = []
     for reader in list(busy):
         if reader.connection in ready:
             found.append((reader, reader.answer()))
@@ -139,7 +159,7 @@ def _answers(busy: list[_Reader], deadline_s: float) -> list[tuple[_Reader, _Ans
     return found
 
 
-def _serve(connection: Connection, inherited: Iterable[Connection]) -> None:
+def _serve(connection: Connection, read: _Read[_Thing], inherited: Iterable[Connection]) -> None:
     """In the child: read what comes until there is no more."""
     # Ends of the others' pipes: they would never see theirs closed.
     for other in inherited:
@@ -149,10 +169,10 @@ def _serve(connection: Connection, inherited: Iterable[Connection]) -> None:
     gc.disable()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            connection.send(_read(*connection.recv()))
+            connection.send(_made(read, *connection.recv()))
 
 
-def _read(path: str, content: bytes | None) -> _Answer:
+def _made(read: _Read[_Thing], path: str, content: bytes | None) -> _Thing | str | None:
     try:
         return read(sources.load(path) if content is None else content, path)
     except FleetDocument:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 
@@ -64,13 +64,14 @@ def draw_runs(
     if unknown := set(names) - {course.name for course in courses}:
         known = ", ".join(course.name for course in courses)
         raise PlotError(f"--number {min(unknown)!r} is no number of these runs. Choose from: {known}")
-    courses = [course for course in courses if not names or course.name in names]
+    rows = sorted(_rows(courses, [report for _, report in chosen]), key=lambda row: row.rank)
+    courses = _worst_first([course for course in courses if not names or course.name in names], rows)
     if not courses:
         raise PlotError("these runs have measured nothing that could be compared: level quick runs no kernel")
     if kind == "svg":
         return _svg(machine, courses, moments)
     try:
-        return _page(machine, courses, moments, [report for _, report in chosen])
+        return _page(machine, courses, moments, [row for row in rows if row.title in {one.title for one in courses}])
     except PageError as error:
         raise PlotError(str(error)) from None
 
@@ -89,7 +90,7 @@ def _moments(runs: Sequence[tuple[Stored, Report]]) -> list[Moment]:
 
 
 def _courses(reports: Sequence[Report]) -> list[Course]:
-    """Those with a regression in the newest run first, then in the order in which they are measured."""
+    """In the order in which they are measured."""
     limits = _limits(reports[-1])
     names = table.names_of(reports[-1])
     by_key: dict[Key, list[tuple[int, Number]]] = {}
@@ -100,8 +101,14 @@ def _courses(reports: Sequence[Report]) -> list[Course]:
     for (name, unit, device), numbers in by_key.items():
         label = names.get(device or "") or shown(device or "", 20)
         by_quantity.setdefault((name, unit), {})[label] = list(_points(unit, numbers, limits))
-    courses = [Course(name, unit, devices, limits.degraded) for (name, unit), devices in by_quantity.items()]
-    return sorted(courses, key=lambda course: course.word != Change.WORSE.value)
+    return [Course(name, unit, devices, limits.degraded) for (name, unit), devices in by_quantity.items()]
+
+
+def _worst_first(courses: Sequence[Course], rows: Sequence[_Row]) -> list[Course]:
+    """With the word that the newest run deserves, for which it is enough that one device is worse."""
+    worse = {row.title for row in rows if Change.WORSE.value in (row.before[0], row.first[0])}
+    found = [replace(course, word=Change.WORSE.value if course.title in worse else "") for course in courses]
+    return sorted(found, key=lambda course: not course.word)
 
 
 def _points(unit: str, numbers: Sequence[tuple[int, Number]], limits: Limits) -> Iterator[Point]:
@@ -117,8 +124,7 @@ def _limits(report: Report) -> Limits:
     return judging.REHEARSAL if report.device == "cpu" else judging.NODE
 
 
-def _page(machine: str, courses: Sequence[Course], moments: Sequence[Moment], reports: Sequence[Report]) -> str:
-    rows = sorted(_rows(courses, reports), key=lambda row: row.rank)
+def _page(machine: str, courses: Sequence[Course], moments: Sequence[Moment], rows: Sequence[_Row]) -> str:
     worse = sum(1 for row in rows if Change.WORSE.value in (row.before[0], row.first[0]))
     better = sum(1 for row in rows if row.before[0] == Change.BETTER.value)
     word = Change.WORSE if worse else Change.BETTER if better else Change.SAME

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ _NAMES = {
     "cudnn": "cuDNN", "nccl": "NCCL", "lightning": "Lightning", "python": "Python",
     "databricks_runtime": "Databricks Runtime", "job": "job",
 }  # fmt: skip
+_DEVICE = re.compile(r"(?P<kind>gpu|cpu)(?P<number>[0-9]{1,4})(?P<rest>-[^0-9].*)?", re.DOTALL)
 _ELSEWHERE = ("variables", "extra", "extra_errors", "platforms", "system")
 
 
@@ -104,6 +106,25 @@ def package(entry: Mapping[str, Any]) -> dict[str, Any]:
         "where": entry.get("where") or "",
         "said": entry.get("obstacle") or entry.get("fate") or "",
     }
+
+
+def runs(parameters: Iterable[str]) -> Iterator[str]:
+    """Parameters of checks with runs of devices as one.
+
+    ``["gpu0-bf16", "gpu1-bf16", "gpu2-bf16", "fp16"]`` becomes ``gpu0 to gpu2 bf16`` and ``fp16``.
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for parameter in filter(None, parameters):
+        match = _DEVICE.fullmatch(parameter)
+        key = (match["kind"], match["rest"] or "") if match else ("", parameter)
+        found.setdefault(key, []).extend([int(match["number"])] if match else [])
+    for (kind, rest), places in found.items():
+        yield f"{_joined(kind, places)} {rest.removeprefix('-')}".strip()
+
+
+def _joined(kind: str, places: Sequence[int]) -> str:
+    is_run = len(places) > 2 and list(places) == list(range(places[0], places[0] + len(places)))
+    return f"{kind}{places[0]} to {kind}{places[-1]}" if is_run else ", ".join(f"{kind}{place}" for place in places)
 
 
 def _target(entry: Mapping[str, Any]) -> Workload:

@@ -5,6 +5,8 @@ A pure function of the JSON document. Its verdict is not read but folded, as eve
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +33,12 @@ _ACTIONS = {
     "REBOOT_NODE": "reboot the node",
     "REPLACE_NODE": "replace the node",
 }
-_FOR_THE_NODE = ("RESET_GPU", "REBOOT_NODE", "REPLACE_NODE")
+_FOR_THE_NODE = {
+    "RESET_GPU": "A GPU has to be reset.",
+    "REBOOT_NODE": "The node has to be rebooted.",
+    "REPLACE_NODE": "The node has to be replaced.",
+}
+_DIGITS = re.compile(r"\d+")
 _STAGES = ("setup", "call", "teardown")
 
 
@@ -66,26 +73,41 @@ class Gap:
 
 
 @dataclass
+class End:
+    """How a check ended, and on what: the parameters in its ids, or the ids themselves."""
+
+    word: str
+    why: str
+    on: list[str] = field(default_factory=list)
+
+    @property
+    def places(self) -> list[str]:
+        """On what, runs of devices as one: 'gpu0 to gpu7 bf16'."""
+        return list(machine.runs(self.on))
+
+
+@dataclass
 class Check:
-    """One check with all that it was run on. ``cases`` are its ends: the word, why, and on what."""
+    """One check with all that it was run on."""
 
     name: str
     title: str
-    severity: str
-    level: str
     seconds: float = 0.0
-    cases: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    _ends: dict[tuple[str, str], End] = field(default_factory=dict)
+
+    def add(self, word: str, why: str, on: str) -> None:
+        """One more end of it."""
+        _end(self._ends, word, why).on.append(on)
+
+    @property
+    def ends(self) -> list[End]:
+        """How it ended, worst first."""
+        return sorted(self._ends.values(), key=lambda end: list(_WORDS.values()).index(end.word))
 
     @property
     def word(self) -> str:
         """The worst of its ends."""
-        return min((word for word, _ in self.cases), key=list(_WORDS.values()).index)
-
-    @property
-    def ends(self) -> list[tuple[str, str, list[str]]]:
-        """How it ended, worst first."""
-        known = list(_WORDS.values())
-        return sorted(((*end, on) for end, on in self.cases.items()), key=lambda end: known.index(end[0]))
+        return self.ends[0].word
 
 
 @dataclass(frozen=True)
@@ -105,9 +127,9 @@ class Topic:
     @property
     def counted(self) -> str:
         """'24 passed, 2 not run'."""
-        ends = [(word, len(on)) for check in self.checks for (word, _), on in check.cases.items()]
-        sums = {word: sum(number for other, number in ends if other == word) for word in _WORDS.values()}
-        return ", ".join(f"{number:,} {word.lower().replace('_', ' ')}" for word, number in sums.items() if number)
+        if not self.checks:
+            return "" if self.error else "none of its checks is of this level"
+        return _counted(end.word for check in self.checks for end in check.ends for _ in end.on)
 
 
 def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
@@ -143,15 +165,21 @@ def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
         "extra": environment.get("extra") or {},
         "extra_errors": environment.get("extra_errors") or [],
         "topics": topics,
-        "judged": [(one, strip(one)) for one in singles if one.judgement and one.has_ruler],
+        "checks": len(ended),
+        "judged": [(one, strip(one)) for one in sorted(singles, key=_urgency) if one.judgement and one.has_ruler],
         "others": [(one, strip(one)) for one in singles if not one.judgement and one.has_ruler],
         "matrix": matrix,
         "found": found,
         "targets": machine.targets(run.get("targets", [])),
         "packages": [machine.package(entry) for entry in run.get("packages", [])],
-        "aside": _by_reason(verdict.not_applicable),
+        "aside": _aside(verdict.not_applicable),
     }
     return render("node.html.j2", styles=("node.css",), sections=list(_sections(values)), **values)
+
+
+def _urgency(quantity: numbers.Quantity) -> int:
+    """What is too slow comes first, everything else stays in the order of the report."""
+    return min(numbers.rank(quantity.judgement), numbers.rank("unjudged"))
 
 
 def _sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]]:
@@ -160,7 +188,7 @@ def _sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]
     if values["others_not_run"]:
         yield "gaps", "Not run", sum(max(len(gap.checks), 1) for gap in values["others_not_run"])
     yield "machine", "Machine", None
-    yield "checks", "Checks", sum(len(on) for one in values["topics"] for c in one.checks for on in c.cases.values())
+    yield "checks", "Checks", values["checks"]
     if values["found"]:
         yield "numbers", "Measurements", sum(len(one.numbers) for one in values["found"])
     if values["targets"]:
@@ -170,7 +198,7 @@ def _sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]
     if values["install"] and values["verdict"] != VerdictName.READY_FOR_INSTALL.value:
         yield "install", "Ways to install", None
     if values["aside"]:
-        yield "aside", "Not applicable", sum(len(checks) for checks in values["aside"].values())
+        yield "aside", "Not applicable", sum(len(end.on) for end in values["aside"])
 
 
 # ------------------------------------------------------------------------------------------------ the answer
@@ -180,7 +208,7 @@ def _sentence(verdict: Verdict, run: Mapping[str, Any]) -> str:
     """What the verdict means."""
     if verdict.name is VerdictName.BLOCKED:
         one = len(verdict.blockers) == 1
-        act = f" The node needs: {_ACTIONS[verdict.action.value]}." if verdict.action.value in _FOR_THE_NODE else ""
+        act = f" {_FOR_THE_NODE[verdict.action.value]}" if verdict.action.value in _FOR_THE_NODE else ""
         return (
             f"{count(len(verdict.blockers), 'blocker')} {'stands' if one else 'stand'} in the way: "
             f"fix {'it' if one else 'them'}, then run again.{act}"
@@ -204,14 +232,11 @@ def _advice(document: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 
 def _facts(verdict: Verdict, run: Mapping[str, Any], ended: Sequence[Result]) -> Iterator[str]:
-    yield f"level {run['level']}"
+    yield f"level {run['level']}" + (f", {run['duration_s']:,.1f} s" if "duration_s" in run else "")
     if run["device"] != "cuda":
         yield f"rehearsal on the device {run['device']}"
     yield from machine.phrases(run)
-    totals = [(word, sum(result.outcome is outcome for result in ended)) for outcome, word in _WORDS.items()]
-    yield ", ".join(f"{number:,} {word.lower().replace('_', ' ')}" for word, number in totals if number)
-    if "duration_s" in run:
-        yield f"{run['duration_s']:,.1f} s"
+    yield _counted(_WORDS[result.outcome] for result in ended)
 
 
 def _made(run: Mapping[str, Any]) -> str:
@@ -235,11 +260,24 @@ def _gaps(entries: Iterable[Mapping[str, Any]]) -> list[Gap]:
     return sorted(found.values(), key=lambda gap: (not gap.is_required, gap.waits_for is not None))
 
 
-def _by_reason(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _aside(entries: Iterable[Mapping[str, Any]]) -> list[End]:
+    found: dict[tuple[str, str], End] = {}
     for entry in entries:
-        found.setdefault(entry["reason"], []).append(entry["check"])
-    return found
+        _end(found, _WORDS[Outcome.NOT_APPLICABLE], entry["reason"]).on.append(entry["check"])
+    return list(found.values())
+
+
+def _end(found: dict[tuple[str, str], End], word: str, why: str) -> End:
+    """The end of this kind. Reasons that differ in their numbers alone (of the GPU) are one, but for findings."""
+    alike = why if word in ("FAILED", "ERROR") else _DIGITS.sub("0", why)
+    return found.setdefault((word, alike), End(word, why))
+
+
+def _counted(words: Iterable[str]) -> str:
+    """'1 failed, 24 passed'."""
+    sums = Counter(words)
+    known = (word for word in _WORDS.values() if sums[word])
+    return ", ".join(f"{sums[word]:,} {word.lower().replace('_', ' ')}" for word in known)
 
 
 # ------------------------------------------------------------------------------------------------ each check
@@ -252,11 +290,9 @@ def _topics(
     for result in ended:
         entry = result.check
         known = checks.setdefault(entry["topic"], {})
-        severity = (result.finding or {}).get("severity", entry["severity"])
-        check = known.setdefault(entry["name"], Check(entry["name"], entry["title"], severity, entry["level"]))
+        check = known.setdefault(entry["name"], Check(entry["name"], entry["title"]))
         why = (result.finding or {}).get("message", "") or result.reason
-        on = str(entry["id"]).partition("[")[2].removesuffix("]")
-        check.cases.setdefault((_WORDS[result.outcome], why), []).append(on)
+        check.add(_WORDS[result.outcome], why, str(entry["id"]).partition("[")[2].removesuffix("]"))
         check.seconds += seconds.get(entry["id"], 0.0)
     errors = {topic["name"]: topic["error"] for topic in run["topics"]}
     for name, state in verdict.sections.items():

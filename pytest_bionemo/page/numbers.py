@@ -60,7 +60,7 @@ class Quantity:
     @property
     def judgement(self) -> str:
         """The worst word of all devices; "" if none was judged."""
-        return min((one.judgement for one in self.numbers), key=_rank)
+        return min((one.judgement for one in self.numbers), key=rank)
 
     @property
     def concerned(self) -> str:
@@ -163,7 +163,8 @@ def _interval(ends: object) -> tuple[float, float] | None:
     return (low, high) if low is not None and high is not None else None
 
 
-def _rank(word: str) -> int:
+def rank(word: str) -> int:
+    """The place of a judgement, worst first: a word that nobody knows is the worst, no word the best."""
     if not word:
         return len(WORDS)
     return WORDS.index(word) if word in WORDS else 0
@@ -199,8 +200,3 @@ def _share(share: float) -> str:
     if share >= _SEVERAL:
         return f"{share:,.0f} x"
     return f"{share:.0%}" if share >= _SMALL else f"{100 * share:.2g}%"
-
-
-def rows(found: Iterable[Quantity]) -> Iterator[tuple[Quantity, Number]]:
-    """Every number with its quantity, for a table."""
-    return ((quantity, one) for quantity in found for one in quantity.numbers)

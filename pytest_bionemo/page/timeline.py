@@ -49,13 +49,15 @@ class Point:
 class Course:
     """One quantity over the runs, by device.
 
-    ``limit`` is the share of a number below which another is no longer as good: 0.9.
+    ``limit`` is the share of a number below which another is no longer as good: 0.9. ``word`` is what became of the
+    newest numbers: the worst that is said of one of them, "" if there is nothing to say.
     """
 
     name: str
     unit: str
     devices: Mapping[str, Sequence[Point]]
     limit: float
+    word: str = ""
 
     @property
     def title(self) -> str:
@@ -71,11 +73,6 @@ class Course:
     def newest(self) -> list[Point]:
         """The last number of each device."""
         return [points[-1] for points in self.devices.values()]
-
-    @property
-    def word(self) -> str:
-        """Whether any device's newest number is worse than the one before; "" if none is."""
-        return "worse" if any(point.word == "worse" for point in self.newest) else ""
 
     @property
     def said(self) -> str:
@@ -197,6 +194,9 @@ def _line(
             low, high = map(frame.y, ends)
             yield f'<line class="ci" x1="{x}" x2="{x}" y1="{low}" y2="{high}"/>'
         said = f"{device} {number(point.value, course.unit)}, {moments[point.run].name} of {moments[point.run].when}"
+        if point.word == "worse":
+            anchor, aside = ("end", -10) if point.run > len(moments) / 2 else ("start", 10)
+            yield f'<text class="{anchor}" x="{x}" y="{y + 4}" dx="{aside}">{escape(shown(device, 20))}</text>'
         yield from _mark(x, y, point.word, escape(shown(f"{said}{f': {point.word}' if point.word else ''}", 300)))
 
 

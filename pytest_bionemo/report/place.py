@@ -1,4 +1,4 @@
-"""Where the report lies, and that it never lies there by mistake.
+"""Where the report lies, and its page, and that neither lies there by mistake.
 
 It is written INCONCLUSIVE before anything is asked of a driver and replaced atomically at the end: a run that is
 killed leaves the truth, never yesterday's READY. A run that ends in a usage error was none: what lay there before
@@ -8,75 +8,78 @@ its end: whoever reads it meanwhile, or after a kill, finds the former report or
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-# What a file system says that can only make, write over and remove files, as do those that show a store of objects.
-# Volumes of Databricks say ENOSYS: https://github.com/earth-mover/icechunk/issues/2341
-_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+from pytest_bionemo.report import atomic
+
+# What a run writes: the option that names its place, and how its file ends in a folder.
+_KINDS = {"report": ("--bionemo-report", ".json"), "page": ("--bionemo-html", ".html")}
 
 
 class PlaceError(Exception):
     """The report cannot be written; the message is one line."""
 
 
-def _choose(name: str, folder: Path, subfolder: str | None, node: str) -> Path:
-    if not name:
-        raise PlaceError("'' is no path for the report. Choose another --bionemo-report.")
-    path = folder / Path(name).expanduser()
-    if path.is_dir():
-        return path / (subfolder or "") / f"{node}.json"
-    if name.endswith(os.sep) or not path.parent.is_dir():
-        missing = path if name.endswith(os.sep) else path.parent
-        raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another --bionemo-report.")
-    return path
-
-
-def _unwritable(path: Path | str, error: Exception) -> PlaceError:
-    why = getattr(error, "strerror", None) or str(error).rstrip(".")
-    return PlaceError(f"cannot write the report to {path}: {why}. Choose another --bionemo-report.")
-
-
 class Place:
-    """The file of one run's report.
+    """The file of one run's report, or of another output of the run that is named like it.
 
     :param name: a path as the user gave it; an existing folder gets ``<hostname>.json``.
     :param folder: what a relative path is relative to.
     :param subfolder: of an existing folder; made by the first of the nodes that write there.
     :param node: instead of the name of this host.
-    :raises PlaceError: if no report can lie there.
+    :param kind: what lies there, in words: ``report``, or ``page``.
+    :raises PlaceError: if none can lie there.
     """
 
-    def __init__(self, name: str, folder: Path, subfolder: str | None = None, node: str | None = None) -> None:
+    def __init__(
+        self, name: str, folder: Path, subfolder: str | None = None, node: str | None = None, kind: str = "report"
+    ) -> None:
+        self._kind = kind
+        self._option, suffix = _KINDS[kind]
         try:
-            path = _choose(name, folder, subfolder, node or socket.gethostname())
+            path = self._choose(name, folder, subfolder, f"{node or socket.gethostname()}{suffix}")
             self.path = path.resolve() if path.is_symlink() else path
             is_something_else = self.path.exists() and not self.path.is_file()
         except (OSError, RuntimeError, ValueError) as error:
             # A name too long or that none can have, a closed folder, the home of nobody, a link to itself.
-            raise _unwritable(name, error) from None
+            raise self._unwritable(name, error) from None
         if is_something_else:
             # Replacing /dev/null by a file would break the machine.
-            raise PlaceError(f"{self.path} is no regular file. Choose another --bionemo-report.")
+            raise PlaceError(f"{self.path} is no regular file. Choose another {self._option}.")
         self._before: bytes | None = None
         self._begun = b""
         self._can_rename = True
+
+    def _choose(self, name: str, folder: Path, subfolder: str | None, file_name: str) -> Path:
+        if not name:
+            raise PlaceError(f"'' is no path for the {self._kind}. Choose another {self._option}.")
+        path = folder / Path(name).expanduser()
+        if path.is_dir():
+            return path / (subfolder or "") / file_name
+        if name.endswith(os.sep) or not path.parent.is_dir():
+            missing = path if name.endswith(os.sep) else path.parent
+            raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another {self._option}.")
+        return path
+
+    def _unwritable(self, path: Path | str, error: Exception) -> PlaceError:
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
+        return PlaceError(f"cannot write the {self._kind} to {path}: {why}. Choose another {self._option}.")
 
     def shown_from(self, folder: Path) -> str:
         """The path as somebody in this folder would type it."""
         return str(self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path)
 
-    def begin(self, document: dict[str, Any]) -> None:
-        """Replace what is there by the report of a run that has not finished.
+    def begin(self, content: dict[str, Any] | str) -> None:
+        """Replace what is there by what is said of a run that has not finished.
 
         :raises PlaceError: if it cannot be written.
         """
-        self._begun = _encode(document)
+        self._begun = _encode(content)
         try:
             # It stays after a usage error, too: another node may be about to write there.
             self.path.parent.mkdir(exist_ok=True)
@@ -84,7 +87,7 @@ class Place:
                 self._before = self.path.read_bytes()
             self._replace(self._begun)
         except (OSError, ValueError) as error:
-            raise _unwritable(self.path, error) from None
+            raise self._unwritable(self.path, error) from None
 
     def restore(self) -> None:
         """Put back what was there before :meth:`begin`, unless another run has written its report since."""
@@ -96,46 +99,23 @@ class Place:
         else:
             self._replace(self._before)
 
-    def write(self, document: dict[str, Any]) -> None:
-        """Replace the report, atomically where the file system can."""
-        self._replace(_encode(document))
+    def write(self, content: dict[str, Any] | str) -> None:
+        """Replace what lies there, atomically where the file system can."""
+        self._replace(_encode(content))
 
     def _replace(self, content: bytes) -> None:
         if self._can_rename:
             try:
-                self._rename_over(content)
+                atomic.replace(self.path, content)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in atomic.UNSUPPORTED:
                     raise
                 self._can_rename = False
         if not self._can_rename:
-            _write(self.path, content)
-
-    def _rename_over(self, content: bytes) -> None:
-        # The nodes of a cluster share folders, and their containers share numbers of processes.
-        scratch = self.path.with_name(f".{self.path.name}.{socket.gethostname()}.{os.getpid()}.part")
-        try:
-            _write(scratch, content)
-            scratch.replace(self.path)
-        finally:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
+            atomic.write(self.path, content)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        _sync(file)
-
-
-def _sync(file: IO[bytes]) -> None:
-    try:
-        os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:  # closing it is then what stores it, and what fails where it is not
-            raise
-
-
-def _encode(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=1, default=str, allow_nan=False).encode() + b"\n"
+def _encode(content: dict[str, Any] | str) -> bytes:
+    """A document as JSON, a page as it is."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=1, default=str, allow_nan=False) + "\n"
+    return text.encode()

@@ -71,13 +71,22 @@ class Line:
         return self.parts[0][1] if self.parts else "plain"
 
 
-def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int, write_error: str = "") -> Iterator[Line]:
+def summary(
+    run: Mapping[str, Any],
+    path: str,
+    width: int,
+    verbosity: int,
+    write_error: str = "",
+    page: str = "",
+    page_error: str = "",
+) -> Iterator[Line]:
     """The lines to print at the end of a run.
 
     :param run: the report's key ``bionemo``.
     :param path: where the report was written, as it is shown; "" if it is kept nowhere.
     :param width: columns of the terminal.
     :param verbosity: pytest's: -1 leaves one line for each finding, 1 lists every check that did not run.
+    :param page: where the page was written; "" if none was asked for.
     """
     style = "blocked" if write_error else _STYLE_OF[run["verdict"]]
     but = ", but the report is not written" if write_error else ""
@@ -92,6 +101,10 @@ def summary(run: Mapping[str, Any], path: str, width: int, verbosity: int, write
         yield from _labelled("REPORT", f"{path} could not be written: {write_error}", width, "blocked")
     elif path:
         yield from _labelled("report", path, width, "plain", wrap=False)
+    if page_error:
+        yield from _labelled("PAGE", f"{page} could not be written: {page_error}", width, "blocked")
+    elif page:
+        yield from _labelled("page", page, width, "plain", wrap=False)
 
 
 def kept(path: str, error: str, width: int) -> Iterator[Line]:

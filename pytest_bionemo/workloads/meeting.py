@@ -264,7 +264,7 @@ class Meeting:
             store=self._store(),
             rank=self.rank,
             world_size=self.size,
-            timeout=timedelta(seconds=self.left_s),
+            timeout=self._timeout(),
         )
         yield
         self.step("leaving the process group")
@@ -275,11 +275,15 @@ class Meeting:
     def _store(self) -> Any:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        timeout = timedelta(seconds=self.left_s)
+        timeout = self._timeout()
         # On its own node, so that a name that only other nodes can resolve is of no concern.
         mine = TCPStore("localhost", 0, None, True, timeout, wait_for_workers=False) if self.rank == 0 else None
         port = self.share("store", mine.port if mine else None)[0]
         return mine or TCPStore(self._store_address(), port, None, False, timeout, wait_for_workers=False)
+
+    def _timeout(self) -> timedelta:
+        # Of the library, after the verdict of the desk: whatever breaks off by itself looks like the cause.
+        return timedelta(seconds=self.left_s + 2 * _MARGIN_S)
 
     def _store_address(self) -> str:
         return "localhost" if self._place.nodes == 1 or self._place.node_rank == 0 else self._place.address

@@ -13,6 +13,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -38,11 +40,7 @@ def interrupt(
     name: str,
     deadline_s: float,
     folder: str,
-    model: str,
-    sequences: int,
-    length: int,
-    steps: int,
-    seed: int,
+    course: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train by FSDP, or by DDP where PyTorch has no FSDP; save a checkpoint; kill the last rank within the next step.
 
@@ -51,6 +49,7 @@ def interrupt(
 
     :param folder: that of the first node counts, and all nodes should see it; in it a folder of this job is made,
         which :func:`remove` removes.
+    :param course: what is trained, as :func:`parallel_esm2.run` takes it.
     :return: nothing, as it should be: the last rank is dead, and all others miss it. Else one of: ``blind`` (the
         hosts that do not see what the first node writes; nothing was trained), ``broken`` (who could not write the
         checkpoint: ``rank``, ``host``, ``device``, ``error``), ``alive`` (nobody was missed).
@@ -62,17 +61,17 @@ def interrupt(
             return {"broken": broken}
         if blind := _hosts_without(ranks, path):
             return {"blind": blind}
-        course = Course(model, ranks.size, sequences, length, steps + 1, seed)
+        plan = Course(ranks=ranks.size, **course)
         with ranks.group(), parallel_esm2.exact_float32():
-            pupil = Pupil(course, ranks.rank, _strategy())
-            pupil.train(ranks, range(steps))
+            pupil = Pupil(plan, ranks.rank, _strategy())
+            pupil.train(ranks, range(plan.steps))
             broken = _try(ranks, "saving the checkpoint", lambda: _save(pupil, ranks, path))
             if not broken:
                 ranks.step(KILLED_IN)
                 if ranks.rank == ranks.size - 1:
                     timing.synchronize()
                     os.kill(os.getpid(), signal.SIGKILL)
-                pupil.step(steps)
+                pupil.step(plan.steps)
     return {"broken": broken} if broken else {"alive": True}
 
 
@@ -81,13 +80,9 @@ def resume(
     name: str,
     deadline_s: float,
     folder: str,
-    model: str,
-    sequences: int,
-    length: int,
-    steps: int,
-    seed: int,
+    course: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Load what :func:`interrupt` saved after ``steps`` steps into a model of other weights, and train as many more.
+    """Load what :func:`interrupt` saved after the course into a model of other weights, and train as many more.
 
     :return: ``broken`` as of :func:`interrupt`, of reading; else ``ranks``, ``strategy``, ``changed`` (the ranks
         whose part was loaded with other bits than it was saved: ``rank``, ``host``, ``device``), ``bytes`` (of the
@@ -97,19 +92,20 @@ def resume(
     """
     with meet(name, place, deadline_s) as ranks:
         path = _agree(ranks, path_of(folder, place))
-        course = Course(model, ranks.size, sequences, length, 2 * steps, seed)
+        plan = Course(ranks=ranks.size, **course)
+        whole = replace(plan, steps=2 * plan.steps)
         ranks.step("training alone")
-        expected = parallel_esm2.alone(course)
+        expected = parallel_esm2.alone(whole)
         with ranks.group(), parallel_esm2.exact_float32():
-            pupil = Pupil(course, ranks.rank, _strategy(), seed=seed + _OTHER_SEED)
+            pupil = Pupil(whole, ranks.rank, _strategy(), seed=plan.seed + _OTHER_SEED)
             began = time.monotonic()
             broken = _try(ranks, "loading the checkpoint", lambda: _load(pupil, path))
             if not broken:
                 took = time.monotonic() - began
                 saved = json.loads(_record_of(path, ranks.rank).read_text())
                 told = ranks.share("loaded", [_checksum(pupil) != saved["checksum"], saved["seconds"], took])
-                losses = pupil.train(ranks, range(steps, 2 * steps))
-                found = parallel_esm2.compare(ranks, losses, expected, first=steps)
+                losses = pupil.train(ranks, range(plan.steps, whole.steps))
+                found = parallel_esm2.compare(ranks, losses, expected, first=plan.steps)
     if broken:
         return {"broken": broken}
     changed = [vars(ranks.ranks[rank]) for rank, (is_changed, _, _) in enumerate(told) if is_changed]
@@ -189,11 +185,9 @@ def _hosts_without(ranks: Meeting, path: Path) -> list[str]:
 def _sees(mark: Path, text: str) -> bool:
     end = time.monotonic() + _VISIBLE_WITHIN_S
     while True:
-        try:
+        with suppress(OSError):  # it is not there yet
             if mark.read_text() == text:
                 return True
-        except OSError:
-            pass
         if time.monotonic() > end:
             return False
         time.sleep(_GLANCE_S)

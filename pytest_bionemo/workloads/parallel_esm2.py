@@ -36,7 +36,10 @@ _BACKWARD = 2.0 * 2.0 * 2.0
 
 @dataclass(frozen=True)
 class Course:
-    """What is trained: ``sequences`` of each rank a step, each of ``length`` tokens, other ones in every step."""
+    """What is trained: a size of ESM-2, by ``sequences`` of each rank a step, each of ``length`` tokens.
+
+    They are other ones in every step; ``seed`` is that of the weights and of the proteins.
+    """
 
     model: str
     ranks: int
@@ -67,11 +70,7 @@ def run(
     name: str,
     deadline_s: float,
     strategy: str,
-    model: str,
-    sequences: int,
-    length: int,
-    steps: int,
-    seed: int,
+    course: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train with all ranks of the job, and alone with the same global batches.
 
@@ -80,10 +79,7 @@ def run(
 
     :param place: of this node in its job; with ``name`` and ``deadline_s`` as :func:`meeting.meet` takes them.
     :param strategy: "ddp" or "fsdp".
-    :param model: a size of ESM-2.
-    :param sequences: of each rank, a step.
-    :param length: tokens of a sequence.
-    :param seed: of the weights and the proteins.
+    :param course: what is trained, as JSON: a :class:`Course` without ``ranks``.
     :return: ``ranks``, and what :func:`compare` gives. With ``unsupported`` alone, a text, where this PyTorch does
         not have the strategy.
     :raises Missed: if a rank is missed.
@@ -91,12 +87,12 @@ def run(
     if lacking := lack_of(strategy):
         return {"unsupported": lacking}
     with meet(name, place, deadline_s) as ranks:
-        course = Course(model, ranks.size, sequences, length, steps, seed)
+        plan = Course(ranks=ranks.size, **course)
         ranks.step("training alone")
-        expected = alone(course)
+        expected = alone(plan)
         with ranks.group(), exact_float32():
-            pupil = Pupil(course, ranks.rank, strategy)
-            found = compare(ranks, pupil.train(ranks, range(steps)), expected)
+            pupil = Pupil(plan, ranks.rank, strategy)
+            found = compare(ranks, pupil.train(ranks, range(plan.steps)), expected)
     return {"ranks": ranks.size, **found}
 
 

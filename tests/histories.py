@@ -67,7 +67,9 @@ def run(
         for share, (name, unit, value) in zip(drawn, QUANTITIES, strict=True):
             speed = share * (slow or {}).get((name, index), 1.0)
             measured.append(_number(name, unit, value / speed if unit == "s" else value * speed, label))
-    made = copy.deepcopy(ready(measurements=measured, gpus=[] if device == "cpu" else list(map(_gpu, uuids, range(8)))))
+    made = copy.deepcopy(
+        ready(measurements=measured, gpus=[] if device == "cpu" else list(map(_gpu, uuids, range(8))))
+    )
     began = BEGAN + timedelta(days=number if days is None else days)
     environment = {**ENVIRONMENT, "hostname": "dgx-07", "driver": "580.65.06", "torch": "2.10.0+cu128", **facts}
     made["bionemo"] |= {"started": began.isoformat(), "level": level, "device": device, "environment": environment}

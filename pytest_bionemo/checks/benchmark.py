@@ -324,7 +324,7 @@ def loader_feeds_training(worker: Compute) -> None:
         )
 
 
-@check(severity="warning", level="standard")
+@check(severity="warning", level="standard", needs=("undisturbed",))
 def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstances) -> None:
     """The run that this one is compared with was made in the same circumstances.
 

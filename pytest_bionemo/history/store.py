@@ -110,13 +110,16 @@ def load(path: Path) -> Report:
     :raises ReportError: one line that names it, if it cannot be read, is none, is damaged, or of a later version.
     """
     try:
-        try:
-            document = json.loads(sources.load(str(path)) or b"null")
-        except (ValueError, RecursionError) as error:
-            raise ReportError(f"is no JSON: empty, truncated or damaged ({error})") from None
-        return Report.of(document, path)
+        return Report.of(_json(sources.load(str(path))), path)
     except ReportError as error:
         raise ReportError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"is no JSON: empty, truncated or damaged ({error})") from None
 
 
 class Store:

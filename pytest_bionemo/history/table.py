@@ -111,15 +111,22 @@ def _row(number: Compared, names: Mapping[str, str]) -> tuple[str, ...]:
         names.get(device) or shown(device, 20),
         show_number(number.before.value, shown(number.unit)),
         show_number(number.after.value, shown(number.unit)),
-        f"{percent(number.change)} ({percent(lower, '')} to {percent(upper, '')})",
+        f"{percent(number.change)} ({_ends(lower, upper)})",
     )
 
 
-def percent(share: float, sign: str = "%") -> str:
+def percent(share: float) -> str:
     """A change: '-9.8%', '+120%'; as a factor, 'x12', where it is many times as much."""
-    if share >= _MANY:
-        return f"x{share + 1:.3g}"
-    return f"{100 * share:+.0f}{sign}" if abs(share) >= _SMALL else f"{100 * share:+.1f}{sign}"
+    return _percent(share, 0 if abs(share) >= _SMALL else 1, "%")
+
+
+def _ends(lower: float, upper: float) -> str:
+    digits = 0 if upper - lower >= _SMALL / 5 else 1
+    return f"{_percent(lower, digits)} to {_percent(upper, digits)}"
+
+
+def _percent(share: float, digits: int, sign: str = "") -> str:
+    return f"x{share + 1:.3g}" if share >= _MANY else f"{100 * share:+.{digits}f}{sign}"
 
 
 def names_of(report: Report) -> dict[str, str]:

@@ -251,10 +251,10 @@ def test_the_uncertainty_of_the_earlier_value_counts_within_a_run_too() -> None:
 
 
 def test_an_unchanged_machine_raises_no_alarm_and_a_slower_one_always_does() -> None:
-    """Every pair of rounds that was measured, each against each: false alarms are counted."""
+    """Pairs of rounds that were measured, each against each: false alarms are counted."""
     rounds = noise()
     pairs = alarms = missed = 0
-    for before in rounds:
+    for before in rounds[::4]:
         for after in rounds:
             for first, second in zip(before, after, strict=True):
                 pairs += 1
@@ -265,7 +265,7 @@ def test_an_unchanged_machine_raises_no_alarm_and_a_slower_one_always_does() -> 
                 alarms += judge("GB/s", earlier, later) is Change.WORSE
                 slow = Number(second * 0.75, (second * 0.747, second * 0.753))
                 missed += judge("GB/s", earlier, slow) is not Change.WORSE
-    assert pairs > 100_000
+    assert pairs > 40_000
     assert alarms == 0
     assert missed / pairs < 1e-3, f"{missed} of {pairs}"
 
@@ -326,7 +326,8 @@ def test_runs_are_saved_listed_shown_and_compared(
     worse = said(1, "compare", "2", "last")
     assert worse.startswith("================== BioNeMo history: 1 of 72 numbers is worse ")
     assert re.search(
-        r"^WORSE +device  before +after +change \(95 %\)\n  matmul bf16     gpu3    7\d\d.* -\d\d% \(-\d\d\.\d to -\d\d\.\d\)",
+        r"^WORSE +device  before +after +change \(95 %\)\n"
+        r"  matmul bf16     gpu3    7\d\d.* -\d\d% \(-\d\d\.\d to -\d\d\.\d\)",
         worse,
         re.M,
     )

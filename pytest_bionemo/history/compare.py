@@ -18,6 +18,7 @@ from pytest_bionemo.model import Measurement
 from pytest_bionemo.reports import Report
 
 _SLOW = (Word.LOW, Word.DEGRADED)
+_LARGEST = 1e100
 
 
 class Change(str, Enum):
@@ -129,13 +130,18 @@ def numbers_of(report: Report) -> dict[Key, Number]:
 
 def _can_be_compared(entry: Measurement) -> bool:
     is_ours = entry.test is None and entry.judgement != Word.UNTRUSTED.value
-    return is_ours and says_better(entry.unit) and is_number(entry.value) and (entry.value or 0) > 0
+    return is_ours and says_better(entry.unit) and is_number(entry.value) and _is_usual(entry.value or 0)
+
+
+def _is_usual(value: float) -> bool:
+    """Whether it can be multiplied and divided: nothing that is measured is larger or smaller."""
+    return 1 / _LARGEST < value < _LARGEST
 
 
 def _positive(ci95: object) -> tuple[float, float] | None:
     """The interval of a number that is above 0; None for what cannot be one."""
     found = interval(ci95)
-    return found if found and found[0] > 0 else None
+    return found if found and all(map(_is_usual, found)) else None
 
 
 def says_better(unit: object) -> bool:

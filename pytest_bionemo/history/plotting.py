@@ -101,7 +101,7 @@ def _courses(reports: Sequence[Report]) -> list[Course]:
     for (name, unit, device), numbers in by_key.items():
         label = names.get(device or "") or shown(device or "", 20)
         by_quantity.setdefault((name, unit), {})[label] = list(_points(unit, numbers, limits))
-    return [Course(name, unit, devices, limits.degraded) for (name, unit), devices in by_quantity.items()]
+    return [Course(name, shown(unit), devices, limits.degraded) for (name, unit), devices in by_quantity.items()]
 
 
 def _worst_first(courses: Sequence[Course], rows: Sequence[_Row]) -> list[Course]:

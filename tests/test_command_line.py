@@ -173,7 +173,7 @@ def test_an_unknown_command_is_one_line_and_the_usage(rig: Rig, arguments: tuple
     first, *others = run.stderr.splitlines()
     assert run.returncode == 4
     assert run.stdout == ""
-    assert first == f"error: {named}. Choose from: validate, checks, fleet, ctrf, metrics."
+    assert first == f"error: {named}. Choose from: validate, checks, fleet, ctrf, history, metrics."
     assert others[0].startswith("usage: python -m pytest_bionemo validate")
     assert not list(rig.project.iterdir())
 
@@ -183,5 +183,12 @@ def test_help_names_every_command(rig: Rig, option: str) -> None:
     run = command(rig, option)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("usage: python -m pytest_bionemo validate")
-    assert re.findall(r"^(\w+)  ", run.stdout, re.MULTILINE) == ["validate", "checks", "fleet", "ctrf", "metrics"]
+    assert re.findall(r"^(\w+)  ", run.stdout, re.MULTILINE) == [
+        "validate",
+        "checks",
+        "fleet",
+        "ctrf",
+        "history",
+        "metrics",
+    ]
     assert max(map(len, run.stdout.splitlines())) <= 110

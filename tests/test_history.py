@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from histories import GPUS, QUANTITIES, noise, report, run, save
+from histories import GPUS, QUANTITIES, fortnight, noise, report, run, save
 from pytest_bionemo import judging
 from pytest_bionemo.baseline import Baseline, Circumstances, Earlier
 from pytest_bionemo.history import command
@@ -362,6 +362,21 @@ def test_runs_are_saved_listed_shown_and_compared(
         if "which machine" not in text:
             assert error in text
         assert len(text.splitlines()) == 1
+
+
+def test_the_page_of_the_docs_shows_what_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    store = Store(tmp_path)
+    for number, made in enumerate(fortnight()):
+        store.save(made, "after-driver-update" if number == 5 else "standard")
+    page = (Path(__file__).parents[1] / "docs" / "history.md").read_text()
+    for arguments in (["list"], ["compare", "after-driver-update", "last"], ["compare", "1", "after-driver-update"]):
+        command.main(arguments)
+        printed = capsys.readouterr().out
+        assert f"```text\n$ python -m pytest_bionemo history {' '.join(arguments)}\n{printed}```\n" in page
 
 
 def test_an_empty_history_says_how_to_begin(

@@ -11,7 +11,7 @@ import pytest
 
 from browser import Browser, axe
 from browser import browser as browser
-from histories import run
+from histories import fortnight, run
 from pytest_bionemo.history.plotting import PlotError, draw_runs
 from pytest_bionemo.history.store import Store, Stored
 from pytest_bionemo.reports import Report
@@ -27,19 +27,8 @@ def runs(folder: Path, *documents: Any) -> tuple[str, Runs]:
     return machine, store.readable(machine)[0]
 
 
-def two_weeks() -> list[Any]:
-    """A driver that made copies faster, and a GPU that became slow with the run of 12 November."""
-    slow = {("matmul_bf16", 3): 0.7}
-    fast = {("host_to_device", index): 1.2 for index in range(8)}
-    return [
-        run(0),
-        *(run(number, driver="580.95.05", slow=fast) for number in range(5, 10)),
-        *(run(number, driver="580.95.05", slow={**fast, **slow}) for number in (10, 11)),
-    ]
-
-
 def test_the_page_shows_what_became_worse_first(browser: Browser, tmp_path: Path) -> None:
-    machine, found = runs(tmp_path, *two_weeks())
+    machine, found = runs(tmp_path, *fortnight())
     page = draw_runs(machine, found, "x.html", (), None)
     assert len(page) < 300_000
     with browser.look(page) as opened:
@@ -56,7 +45,7 @@ def test_the_page_shows_what_became_worse_first(browser: Browser, tmp_path: Path
         assert "in the newest; gpu3 worse in 0007 nightly" in str(
             first.locator("svg.course").get_attribute("aria-label")
         )
-        assert first.locator(".bad").count() == 1
+        assert first.locator(".course .bad").count() == 1
         assert first.locator(".l").count() == 8 * 7
         row = opened.locator("#all-numbers tbody tr").first.inner_text().split()
         assert row[:3] == ["matmul", "bf16", "gpu3"]
@@ -80,8 +69,14 @@ def test_nothing_that_a_report_says_is_executed(browser: Browser, tmp_path: Path
     assert [element.tag for element in drawn.iter() if "script" in element.tag] == []
 
 
+def test_the_picture_in_the_docs_is_what_the_command_draws(tmp_path: Path) -> None:
+    machine, found = runs(tmp_path, *fortnight())
+    drawn = draw_runs(machine, found, ".svg", ("matmul_bf16", "host_to_device"), None)
+    assert (Path(__file__).parents[1] / "docs" / "history.svg").read_text() == drawn
+
+
 def test_a_drawing_alone_holds_the_numbers_that_were_asked_for(tmp_path: Path) -> None:
-    machine, found = runs(tmp_path, *two_weeks(), run(20, level="full"))
+    machine, found = runs(tmp_path, *fortnight(), run(20, level="full"))
     drawn = draw_runs(machine, found, "x.SVG", ("memory_copy",), "standard")
     texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("text")]
     assert texts[0] == "memory copy"

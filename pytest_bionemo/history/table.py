@@ -18,7 +18,7 @@ _LISTED_AT_MOST = 40
 _NARROWEST_NAME = 16
 _INDENT = "  "
 _WIDE = 100  # columns from which on there is room for everything
-_MANY, _SMALL = 9.0, 0.1
+_MANY, _SMALL, _NARROW = 9.0, 0.1, 0.01
 _RUN = ("  run", "started", "level", "verdict", "driver", "torch", "numbers")
 _LABELS = {Change.WORSE: "WORSE", Change.CANNOT_TELL: "unclear", Change.SAME: "same", Change.BETTER: "better"}
 
@@ -121,7 +121,7 @@ def percent(share: float) -> str:
 
 
 def _ends(lower: float, upper: float) -> str:
-    digits = 0 if upper - lower >= _SMALL / 5 else 1
+    digits = 0 if upper - lower >= _NARROW else 1
     return f"{_percent(lower, digits)} to {_percent(upper, digits)}"
 
 

@@ -38,6 +38,40 @@ SCHEMA = json.loads(Path(__file__).parents[1].joinpath("pytest_bionemo/report/sc
 REPORT = "bionemo_validation_report.json"
 
 
+_ON_A_MACHINE = {"rig", "healthy_rig", "torch_rig", "compute_rig"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option of this project's own tests."""
+    parser.addoption(
+        "--variants", type=int, metavar="N", help="of each test that runs pytest with many parameters, run N of them"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what ``--variants`` says: of the parameters of a test that costs a second each, N evenly spaced."""
+    most = config.getoption("--variants")
+    if most is None:
+        return
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        # A twin is no variant: it is the one proof of its check.
+        if _ON_A_MACHINE.intersection(getattr(item, "fixturenames", ())) and "::TestPairs::" not in item.nodeid:
+            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    dropped = {item for group in groups.values() for item in _between(group, most)}
+    if dropped:
+        config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+        items[:] = [item for item in items if item not in dropped]
+
+
+def _between(group: Sequence[pytest.Item], most: int) -> list[pytest.Item]:
+    """All but ``most`` of the group, of which the first and the last one are."""
+    if len(group) <= most:
+        return []
+    kept = {index * (len(group) - 1) // max(1, most - 1) for index in range(most)}
+    return [item for index, item in enumerate(group) if index not in kept]
+
+
 def assert_valid(report: Mapping[str, Any]) -> None:
     """Hold a report against the shipped schema."""
     import jsonschema  # here: pytest --bionemo-validate loads this file in a checkout, wherever it is installed

@@ -107,7 +107,7 @@ def _asked(options: argparse.Namespace) -> Asked:
     number: int | None = None
     for text in options.expect:
         if text.isascii() and text.isdigit():
-            number = int(text[:9])
+            number = _number(text, number)
         elif text.startswith("@"):
             named += _listed_in(text[1:])
         else:
@@ -122,6 +122,14 @@ def _asked(options: argparse.Namespace) -> Asked:
         job=options.job,
         require=options.require,
     )
+
+
+def _number(text: str, former: int | None) -> int:
+    if len(text) > 9 or int(text) == 0:
+        raise UsageError(f"--expect {text}: a fleet has 1 to 999999999 nodes.")
+    if former not in (None, int(text)):
+        raise UsageError(f"--expect {former} and --expect {text} contradict each other. Give one number.")
+    return int(text)
 
 
 def _listed_in(name: str) -> tuple[str, ...]:

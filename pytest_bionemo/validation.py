@@ -30,10 +30,10 @@ from pytest_bionemo.fixtures import MACHINE
 from pytest_bionemo.model import Finding, Outcome
 from pytest_bionemo.needs import BASELINE, LOCKS, OPTIONS, REPORTS, WORKERS
 from pytest_bionemo.options import Options
-from pytest_bionemo.probes import job as jobs
-from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.page.output import Page
 from pytest_bionemo.page.shell import PageError
+from pytest_bionemo.probes import job as jobs
+from pytest_bionemo.probes.machine import Machine
 from pytest_bionemo.report import hyperpod, terminal
 from pytest_bionemo.report.clean import clean, hider
 from pytest_bionemo.report.place import Place, PlaceError

@@ -223,7 +223,7 @@ class Compute:
         """What this device measured by this name in the run that is the baseline; None where there is none."""
         return self._baseline.find(name, unit, self.label) if self._baseline else None
 
-    def earlier_rulers(self, name: str, unit: str, rehearsed: Limits = judging.REHEARSAL) -> dict[str, Any]:
+    def earlier_rulers(self, name: str, unit: str, rehearsed: Limits = judging.REHEARSED_BEFORE) -> dict[str, Any]:
         """The same for :func:`judging.judge`; ``rehearsed`` are its limits in a rehearsal."""
         found = self.earlier(name, unit)
         if found is None:

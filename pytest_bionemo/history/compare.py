@@ -101,7 +101,7 @@ def compare(before: Report, after: Report) -> Comparison:
     then, now = (Circumstances.of(report.document["bionemo"]) for report in (before, after))
     if refused := then.why_not(now):
         return Comparison((), (), refused)
-    limits = judging.REHEARSAL if now.is_rehearsal else judging.NODE
+    limits = judging.REHEARSED_BEFORE if now.is_rehearsal else judging.NODE
     first, second = numbers_of(before), numbers_of(after)
     if then.nodes != now.nodes:
         first, second = _without_those_between_nodes(first), _without_those_between_nodes(second)

@@ -121,7 +121,7 @@ def _points(unit: str, numbers: Sequence[tuple[int, Number]], limits: Limits) ->
 
 
 def _limits(report: Report) -> Limits:
-    return judging.REHEARSAL if report.device == "cpu" else judging.NODE
+    return judging.REHEARSED_BEFORE if report.device == "cpu" else judging.NODE
 
 
 def _page(machine: str, courses: Sequence[Course], moments: Sequence[Moment], rows: Sequence[_Row]) -> str:

@@ -1,11 +1,12 @@
-"""``python -m pytest_bionemo validate | checks | explain | fleet | ctrf | html | metrics``.
+"""``python -m pytest_bionemo validate | checks | explain | fleet | ctrf | history | html | metrics``.
 
 ``validate`` is ``pytest --bionemo-validate`` isolated from the folder that it is started in: no conftest, no
 ini file, no module of that folder. ``checks`` lists every shipped check, as a page in Markdown with ``--markdown``.
 ``explain`` says of one check, or of every finding of a report, why it matters and how it decides.
 ``fleet`` folds the reports of many nodes into one verdict.
 ``ctrf`` turns a report into the Common Test Report Format.
-``html`` makes a page of it, or of a fleet.
+``history`` keeps reports, compares them and draws them over time.
+``html`` makes a page of one, or of a fleet.
 ``metrics`` makes time series of them.
 """
 
@@ -27,6 +28,7 @@ usage: python -m pytest_bionemo validate [pytest options]
        python -m pytest_bionemo explain CHECK | --report FILE [--json | --markdown]
        python -m pytest_bionemo fleet PATH... [--expect NODES] [--json FILE] (fleet --help tells more)
        python -m pytest_bionemo ctrf REPORT [-o FILE]
+       python -m pytest_bionemo history save | list | show | compare | plot (history --help tells more)
        python -m pytest_bionemo html REPORT [-o FILE]
        python -m pytest_bionemo metrics PATH... [-o FILE] [--series N]
 
@@ -36,6 +38,7 @@ checks    list every check with its title, severity, level, what it needs and ho
 explain   why a check matters, how it decides, how its findings are fixed, and its sources
 fleet     fold the reports of many nodes into one verdict: who is ready, who is not, who is missing
 ctrf      turn the JSON report of a run into the Common Test Report Format (ctrf.io)
+history   keep runs of this machine: has it become slower?
 html      turn a report, or the fleet document, into one page that needs nothing else
 metrics   turn reports of nodes and the fleet document into metrics for Prometheus"""
 
@@ -73,6 +76,10 @@ def main(arguments: Sequence[str]) -> int:
         from pytest_bionemo import ctrf
 
         return ctrf.export(rest[0], rest[2] if len(rest) == 3 else None)
+    if command == "history":
+        from pytest_bionemo.history import command as history
+
+        return history.main(rest)
     if command == "metrics":
         from pytest_bionemo import metrics
 
@@ -81,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         print(_USAGE)
         return 0
     wrong = f"{' '.join(arguments)!r} is not a command" if command else "no command is given"
-    known = "validate, checks, explain, fleet, ctrf, html, metrics"
+    known = "validate, checks, explain, fleet, ctrf, history, html, metrics"
     print(f"error: {wrong}. Choose from: {known}.\n{_USAGE}", file=sys.stderr)
     return _USAGE_ERROR
 

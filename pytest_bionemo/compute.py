@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
+from pytest_bionemo import judging
+from pytest_bionemo.baseline import Baseline, Circumstances, Earlier, software
 from pytest_bionemo.checking import fail, wait_for
 from pytest_bionemo.facts import gpus
 from pytest_bionemo.facts.gpus import GpuModel
+from pytest_bionemo.judging import Limits
 from pytest_bionemo.model import Action, Gpu, GpuEnv, Measurement, MigDevice
 from pytest_bionemo.options import Options
 from pytest_bionemo.probes import visible
@@ -84,6 +87,21 @@ def devices_on(gpu: Gpu) -> list[ComputeDevice]:
     ]
 
 
+def circumstances_of(machine: Machine, options: Options) -> Circumstances:
+    """Where and how this run measures."""
+    env, torch = machine.gpu_env, machine.torch_build
+    stack = {"torch": torch.version, "torch_cuda": torch.cuda, "cudnn": torch.cudnn, "nccl": torch.nccl}
+    return Circumstances(
+        level=options.level,
+        device=options.device,
+        hostname=machine.host.hostname,
+        devices=tuple(sorted(gpu.uuid for gpu in env.gpus if gpu.uuid)),
+        software=software({"driver": env.driver, **stack}),
+        nodes=machine.job.nodes if machine.job else 1,
+        at_work=len(devices_of(machine, options)),
+    )
+
+
 class Compute:
     """One device and what a check can do with it."""
 
@@ -94,11 +112,13 @@ class Compute:
         machine: Machine,
         options: Options,
         properties: list[tuple[str, object]],
+        baseline: Baseline | None = None,
     ) -> None:
         self._device = device
         self._workers = workers
         self._machine = machine
         self._properties = properties
+        self._baseline = baseline
         self.level: Level = options.level
         self.is_rehearsal = options.device == "cpu"
 
@@ -199,6 +219,18 @@ class Compute:
         own = {visible.bare(label) for label in (self.label, self.gpu.label if self.gpu else "")}
         return uuid is None or visible.bare(uuid) in own
 
+    def earlier(self, name: str, unit: str) -> Earlier | None:
+        """What this device measured by this name in the run that is the baseline; None where there is none."""
+        return self._baseline.find(name, unit, self.label) if self._baseline else None
+
+    def earlier_rulers(self, name: str, unit: str, rehearsed: Limits = judging.REHEARSED_BEFORE) -> dict[str, Any]:
+        """The same for :func:`judging.judge`; ``rehearsed`` are its limits in a rehearsal."""
+        found = self.earlier(name, unit)
+        if found is None:
+            return {}
+        limits = rehearsed if self.is_rehearsal else None
+        return {"baseline": found.value, "baseline_ci95": found.ci95, "baseline_limits": limits}
+
     def measure(
         self,
         name: str,
@@ -210,10 +242,11 @@ class Compute:
         bound: float | None = None,
         reference: float | None = None,
         peer_median: float | None = None,
-        baseline: float | None = None,
         judgement: str | None = None,
     ) -> Measurement:
         """Put a number of this device into the report, with its rulers (see :class:`Measurement`).
+
+        The baseline is what it measured by this name before, where there is such a run.
 
         :raises ValueError: for a name of anything but small letters, digits and underscores.
         """
@@ -221,6 +254,8 @@ class Compute:
             raise ValueError(f"{name!r} is no name of a number: use small letters, digits and underscores")
         interval = (ci95[0], ci95[1]) if ci95 else None
         finite = value if math.isfinite(value) else None
+        before = self.earlier(name, unit)
+        baseline = before.value if before else None
         measurement = Measurement(
             name, finite, unit, self.label, samples, interval, bound, reference, peer_median, baseline, judgement
         )

@@ -98,12 +98,13 @@ def judge_pairs(ranks: Ranks) -> None:
     slow = []
     for pair in pairs:
         rate, source = pair["rate"], ranks.devices[pair["source"]]
+        name = f"send_to_{ranks.devices[pair['target']].name.replace('-', '_')}"
         judgement = judging.judge(
             rate["value"], ci95=rate["ci95"], bound=bound, bound_limits=collective_limits(first, 1),
             peers=[median] if limits else [], peer_limits=limits,
+            **source.earlier_rulers(name, "GB/s", judging.PRETENDED_PAIRS),
         )  # fmt: skip
-        target = ranks.devices[pair["target"]].name.replace("-", "_")
-        source.measure(f"send_to_{target}", rate["value"], "GB/s", samples=rate["samples"], ci95=rate["ci95"],
+        source.measure(name, rate["value"], "GB/s", samples=rate["samples"], ci95=rate["ci95"],
                        bound=bound, peer_median=median, judgement=judgement.word.value)  # fmt: skip
         if judgement.word in (Word.UNTRUSTED, Word.LOW, Word.DEGRADED):
             slow.append((pair, judgement))
@@ -245,10 +246,12 @@ def _judge_bandwidth(ranks: Ranks, operation: str, prefix: str, timings: Sequenc
                   ci95=latency["ci95"])  # fmt: skip
     best = max(timings, key=lambda timed: timed["rate"]["value"])["rate"]
     bound = collective_bound(first, operation, ranks.run(MEET)[0]["size"], ranks.place.nodes)
+    name = f"{prefix}_{operation}_bus"
     judgement = judging.judge(
-        best["value"], ci95=best["ci95"], bound=bound, bound_limits=collective_limits(first, ranks.place.nodes)
-    )
-    first.measure(f"{prefix}_{operation}_bus", best["value"], "GB/s", samples=best["samples"], ci95=best["ci95"],
+        best["value"], ci95=best["ci95"], bound=bound, bound_limits=collective_limits(first, ranks.place.nodes),
+        **first.earlier_rulers(name, "GB/s", judging.PRETENDED_PAIRS),
+    )  # fmt: skip
+    first.measure(name, best["value"], "GB/s", samples=best["samples"], ci95=best["ci95"],
                   bound=bound, judgement=judgement.word.value)  # fmt: skip
     if judgement.word is Word.UNTRUSTED:
         fail(
@@ -260,9 +263,12 @@ def _judge_bandwidth(ranks: Ranks, operation: str, prefix: str, timings: Sequenc
         )
     if judgement.word in (Word.LOW, Word.DEGRADED):
         middle = statistics.fmean(best["ci95"])
+        before = first.earlier(name, "GB/s")
+        rulers = {"earlier value": before.value if before else None, "bound": bound}
+        said = ", ".join(f"{ruler} {value:.4g} GB/s" for ruler, value in rulers.items() if value)
         fail(
             f"{operation}: a bus bandwidth of {best['value']:.4g} GB/s (about {middle:.4g}), {judgement.because} "
-            f"({bound or 0:.4g} GB/s)",
+            f"({said})",
             why="training on several GPUs waits for their links",
             fix=[
                 "look at the links: $ nvidia-smi topo -m ; nvidia-smi nvlink -s",

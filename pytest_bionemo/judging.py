@@ -67,6 +67,9 @@ FEW = Limits(0.80, 0.67)
 REHEARSAL = Limits(0.50, 0.50)
 """Pretend devices share the cores of one processor, and get of them what its scheduler gives."""
 
+REHEARSED_BEFORE = Limits(0.20, 0.20)
+"""From one rehearsal to the next whatever else the processor does is another, too."""
+
 PRETENDED_PAIRS = Limits(0.10, 0.10)
 """Of pretend devices the one of a pair may wait for its core while the other sends."""
 
@@ -102,8 +105,11 @@ class _Ruler:
     value: float
     limits: Limits
     best_word: Word = Word.GOOD
+    alike_from: float = math.inf  # from here on the value and the ruler cannot be told apart
 
     def word(self, value: float) -> Word:
+        if value >= self.alike_from:
+            return self.best_word
         share = value / self.value
         if share < self.limits.low:
             return Word.LOW
@@ -122,6 +128,8 @@ def judge(
     peers: Sequence[float] = (),
     peer_limits: Limits | None = None,
     baseline: float | None = None,
+    baseline_ci95: Sequence[float] | None = None,
+    baseline_limits: Limits | None = None,
 ) -> Judgement:
     """Compare a number with its rulers; the worst word counts.
 
@@ -144,7 +152,9 @@ def judge(
     :param is_calibrated: whether somebody measured the reference on this model.
     :param peers: what the other devices of this kind on the same machine do.
     :param peer_limits: ``NODE`` from three peers on, else ``FEW``, unless given.
-    :param baseline: what this device did before; held to the limits of ``NODE``.
+    :param baseline: what this device did before.
+    :param baseline_ci95: its confidence interval: only what lies apart from it is worse.
+    :param baseline_limits: ``NODE`` unless given.
     """
     if not (math.isfinite(value) and value > 0):
         return Judgement(Word.UNTRUSTED, f"{value!r} is no measurement")
@@ -157,6 +167,8 @@ def judge(
         peers=[rate for peer in peers if (rate := _rate(peer, higher_is_better))],
         peer_limits=peer_limits,
         baseline=_rate(baseline, higher_is_better),
+        baseline_from=_worse_end(baseline_ci95, higher_is_better),
+        baseline_limits=baseline_limits,
     )
     rate = value if higher_is_better else 1 / value
     peer_median = statistics.median(peers) if peers else None
@@ -195,6 +207,13 @@ def _rate(value: float | None, higher_is_better: bool) -> float | None:
     return value if higher_is_better else 1 / value
 
 
+def _worse_end(ci95: Sequence[float] | None, higher_is_better: bool) -> float:
+    """Of an interval, as a rate; beyond everything where there is none."""
+    if not ci95 or not all(end > 0 for end in ci95):
+        return math.inf
+    return ci95[0] if higher_is_better else 1 / ci95[1]
+
+
 def _rulers(
     *,
     bound: float | None,
@@ -204,6 +223,8 @@ def _rulers(
     peers: Sequence[float],
     peer_limits: Limits | None,
     baseline: float | None,
+    baseline_from: float,
+    baseline_limits: Limits | None,
 ) -> list[_Ruler]:
     found = []
     if bound and bound_limits:
@@ -219,5 +240,5 @@ def _rulers(
     elif peers:
         found.append(_Ruler("the best other device", max(peers), peer_limits or FEW))
     if baseline:
-        found.append(_Ruler("its own earlier value", baseline, NODE))
+        found.append(_Ruler("its own earlier value", baseline, baseline_limits or NODE, alike_from=baseline_from))
     return found

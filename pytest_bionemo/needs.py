@@ -17,8 +17,9 @@ from typing import NoReturn
 import pytest
 
 from pytest_bionemo import rules
+from pytest_bionemo.baseline import Baseline, Circumstances
 from pytest_bionemo.checking import NotRun, not_applicable, wait_for
-from pytest_bionemo.compute import Compute, ComputeDevice, devices_of
+from pytest_bionemo.compute import Compute, ComputeDevice, circumstances_of, devices_of
 from pytest_bionemo.desk import Desk, DeskError
 from pytest_bionemo.facts import architectures, stack
 from pytest_bionemo.facts.instances import Instance
@@ -53,6 +54,8 @@ _ARRIVAL = 5
 _TELLING_S = 15.0
 REPORTS = pytest.StashKey[Path]()
 """The folder of this run's report."""
+BASELINE = pytest.StashKey[Baseline]()
+"""The earlier run that this one is compared with, if there is one."""
 LOCKS = pytest.StashKey[Path]()
 """Where processes of pytest-xdist agree on who uses a device; only in such a process."""
 
@@ -89,6 +92,18 @@ ESTABLISHED_BY = {
 def bionemo_options(request: pytest.FixtureRequest) -> Options:
     """The options of this run."""
     return request.config.stash[OPTIONS]
+
+
+@pytest.fixture(scope="session")
+def baseline(request: pytest.FixtureRequest) -> Baseline | None:
+    """The earlier run that this one is compared with; None where there is none."""
+    return request.config.stash.get(BASELINE, None)
+
+
+@pytest.fixture(scope="session")
+def circumstances(machine: Machine, bionemo_options: Options) -> Circumstances:
+    """Where and how this run measures."""
+    return circumstances_of(machine, bionemo_options)
 
 
 @pytest.fixture(scope="session")
@@ -283,7 +298,8 @@ def _compute(found: ComputeDevice | None, request: pytest.FixtureRequest) -> Com
         _require_in_torch(found, machine, torch)
     assert found, "a rehearsal has a CPU"
     workers: Workers = request.getfixturevalue("workers")
-    return Compute(found, workers, machine, options, request.node.user_properties)
+    baseline = request.getfixturevalue("baseline")
+    return Compute(found, workers, machine, options, request.node.user_properties, baseline)
 
 
 def _require_in_torch(device: ComputeDevice | None, machine: Machine, torch: TorchBuild) -> None:

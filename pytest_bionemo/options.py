@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_bionemo.terms import DEFAULT_REPORT, DEVICES, LEVELS, PROGRESS, Device, Level, Progress
+from pytest_bionemo.terms import DEFAULT_REPORT, DEVICES, LEVELS, PROGRESS, RUN_NAME, Device, Level, Progress
 
 DEFAULT_TIMEOUT_S = 120.0
 _LONGEST_TIMEOUT_S = 24 * 60 * 60
@@ -30,6 +31,7 @@ _VALUED: dict[str, tuple[str, str, str]] = {
     "timeout": (f"{DEFAULT_TIMEOUT_S:g}", "SECONDS", "Deadline of each probe and of each workload."),
     "progress": ("auto", "WHEN", "Show what is waited for: auto (on terminals, now and then in logs), on or off."),
     "expect-gpus": ("", "N", "Number of GPUs that this machine must have."),
+    "baseline": ("", "PATH", "Compare with an earlier run: last, a report, or a folder of kept runs."),
 }
 
 
@@ -46,6 +48,8 @@ class Options(NamedTuple):  # a dataclass takes 2 ms longer to make, in every ru
     targets: tuple[str, ...] = ()
     hyperpod_line: bool = False
     strict: bool = False
+    baseline: str = ""
+    save: str | None = None  # the name of the run in the store; "" for that of its level
     html: str | None = None
     progress: Progress = "auto"
 
@@ -65,6 +69,15 @@ def add(parser: pytest.Parser) -> None:
         help="This BioNeMo workload must be runnable here, such as esm2-650m; may be repeated. Default: none.",
     )
     parser.addini(_TARGET, "Ini twin of --bionemo-target.", type="args", default=[])
+    group.addoption(
+        "--bionemo-save",
+        nargs="?",
+        const="",
+        default=None,
+        metavar="NAME",
+        help="Keep this run in the history of the machine; without NAME it is called by its level. Default: no.",
+    )
+    parser.addini(_key("save"), "Ini twin of --bionemo-save: the name.")
     for name, (default, metavar, text) in _VALUED.items():
         key = _key(name)
         group.addoption(
@@ -84,6 +97,9 @@ def read(config: pytest.Config) -> Options:
     """
     if config.getoption(_key("hyperpod-line")) and not _read_switch(config, "validate"):
         raise pytest.UsageError("--bionemo-hyperpod-line needs --bionemo-validate: the line is of its report.")
+    for name in ("baseline", "save"):
+        if config.getoption(_key(name)) is not None and not _read_switch(config, "validate"):
+            raise pytest.UsageError(f"--bionemo-{name} needs --bionemo-validate: it is about the run of the checks.")
     return Options(
         validate=_read_switch(config, "validate"),
         level=_one_of(config, "level", LEVELS),
@@ -95,6 +111,8 @@ def read(config: pytest.Config) -> Options:
         targets=_targets(config),
         hyperpod_line=_read_switch(config, "hyperpod-line"),
         strict=_read_switch(config, "strict"),
+        baseline=_text(config, "baseline")[0],
+        save=_name(config, "save"),
         html=_page(config),
         progress=_one_of(config, "progress", PROGRESS),
     )
@@ -150,6 +168,25 @@ def _text(config: pytest.Config, name: str) -> tuple[str, str]:
     except (ValueError, TypeError, pytest.UsageError) as error:
         raise pytest.UsageError(f"ini option {key}: {error}. {_VALUED[name][2]}") from None
     return str(twin or _VALUED[name][0]), f"ini option {key}"
+
+
+def _name(config: pytest.Config, name: str) -> str | None:
+    """What a run is to be called in the store; None where it is not kept."""
+    given = config.getoption(_key(name))
+    value: str | None = given
+    origin = f"--bionemo-{name}"
+    if given is None:
+        origin = f"ini option {_key(name)}"
+        try:
+            value = config.getini(_key(name)) or None
+        except (ValueError, TypeError, pytest.UsageError) as error:
+            raise pytest.UsageError(f"{origin}: {error}. It is the name of the run, such as nightly.") from None
+    if value and not re.fullmatch(RUN_NAME, value):
+        raise pytest.UsageError(
+            f"{origin}: {value!r} is not a name for a run, such as before-update. "
+            f"Without a name, write --bionemo-{name} after the paths."
+        )
+    return value
 
 
 def _one_of(config: pytest.Config, name: str, choices: tuple[Any, ...]) -> Any:

@@ -15,3 +15,6 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 PROGRESS: tuple[Progress, ...] = get_args(Progress)
 
 DEFAULT_REPORT = "bionemo_validation_report.json"
+
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What a run can be called in the history of its machine: it is part of the name of a file."""

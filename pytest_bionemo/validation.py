@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 
 from pytest_bionemo import document, outputs, suite
+from pytest_bionemo.baseline import Baseline
 from pytest_bionemo.checking import TARGET, CheckFailed, NotApplicable, NotRun, encodable
-from pytest_bionemo.compute import MEASUREMENT, devices_of
+from pytest_bionemo.compute import MEASUREMENT, circumstances_of, devices_of
 from pytest_bionemo.facts import FactsError, load_all
 from pytest_bionemo.fixtures import MACHINE
 from pytest_bionemo.model import Finding, Outcome
-from pytest_bionemo.needs import LOCKS, OPTIONS, REPORTS, WORKERS
+from pytest_bionemo.needs import BASELINE, LOCKS, OPTIONS, REPORTS, WORKERS
 from pytest_bionemo.options import Options
 from pytest_bionemo.page.output import Page
 from pytest_bionemo.page.shell import PageError
@@ -67,6 +68,8 @@ class Validation:
         self.has_begun = False
         self.has_run = False
         self.write_error = ""
+        self.kept = ""
+        self.keep_error = ""
         self._session: pytest.Session | None = None
         self._locks: tempfile.TemporaryDirectory[str] | None = None
         self._prepare()
@@ -78,6 +81,8 @@ class Validation:
         config.stash[OPTIONS] = options
         if self.place:
             config.stash[REPORTS] = self.place.path.absolute().parent
+        if options.baseline and self.place and self.has_begun:
+            config.stash[BASELINE] = self._find_baseline(self.place)
         if self.is_worker:
             config.stash[LOCKS] = Path(config.workerinput[_LOCKS_KEY])  # type: ignore[attr-defined]
 
@@ -161,6 +166,16 @@ class Validation:
         machine = Machine(self.options.timeout)
         machine.start()
         return machine
+
+    def _find_baseline(self, place: Place) -> Baseline:
+        from pytest_bionemo.history import baselines  # who compares with nothing does not pay for it
+
+        folder, now = self.config.invocation_params.dir, circumstances_of(self.machine, self.options)
+        try:
+            return baselines.find(self.options.baseline, folder, now, os.environ)
+        except baselines.BaselineError as error:
+            place.restore()  # this was no run
+            raise pytest.UsageError(f"--bionemo-baseline: {error}.") from None
 
     # ------------------------------------------------------------------------------------------ collecting
 
@@ -337,6 +352,7 @@ class Validation:
             **self.collected.to_json(),
             **document.recorded(self.records.named(MEASUREMENT), self.records.named(TARGET)),
             **document.describe(self.machine, self.site_facts, self.started),
+            **self._compared(),
         }
         cleaned = clean(json_report)
         self.verdict = fold(cleaned)
@@ -346,6 +362,15 @@ class Validation:
         outputs.tell_junit(self.config, self.verdict)
         if self.has_begun:
             self._save(json_report)
+
+    def _compared(self) -> dict[str, Any]:
+        baseline = self.config.stash.get(BASELINE, None)
+        if baseline is None:
+            return {}
+        number = sum(1 for entry in self.records.named(MEASUREMENT) if entry["baseline"] is not None)
+        now = circumstances_of(self.machine, self.options)
+        differences = [] if baseline.refused else baseline.circumstances.differences(now)
+        return {"baseline": baseline.to_json(number, differences)}
 
     def _save(self, report: dict[str, Any]) -> None:
         assert self.place
@@ -361,6 +386,16 @@ class Validation:
             self.write_error = str(error)
         if self.page:
             self.page.write(report)
+        if self.options.save is not None:
+            self._keep(report, self.options.save or self.options.level)
+
+    def _keep(self, report: dict[str, Any], name: str) -> None:
+        from pytest_bionemo.history.store import Store, StoreError, folder
+
+        try:
+            self.kept = str(Store(folder(os.environ)).save(report, name))
+        except StoreError as error:
+            self.keep_error = str(error)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
@@ -412,7 +447,7 @@ class Validation:
         if self.document is None or self.verdict is None:
             return 1 if self.has_begun and status == 0 else status
         status = exit_status(self.verdict, self.options.require, status)
-        has_failed = self.write_error or (self.page and self.page.error)
+        has_failed = self.write_error or self.keep_error or (self.page and self.page.error)
         return 1 if has_failed and status == 0 else status
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -433,6 +468,8 @@ class Validation:
             run = self.document["bionemo"]
             page = (self.page.place.shown_from(self._folder), self.page.error) if self.page else ()
             for line in terminal.summary(run, self._shown_path(), width, verbosity, self.write_error, *page):
+                _write(terminalreporter, line)
+            for line in terminal.kept(self.kept, self.keep_error, width):
                 _write(terminalreporter, line)
         return result
 

@@ -173,7 +173,7 @@ def test_an_unknown_command_is_one_line_and_the_usage(rig: Rig, arguments: tuple
     first, *others = run.stderr.splitlines()
     assert run.returncode == 4
     assert run.stdout == ""
-    assert first == f"error: {named}. Choose from: validate, checks, explain, fleet, ctrf, html, metrics."
+    assert first == f"error: {named}. Choose from: validate, checks, explain, fleet, ctrf, history, html, metrics."
     assert others[0].startswith("usage: python -m pytest_bionemo validate")
     assert not list(rig.project.iterdir())
 
@@ -184,5 +184,5 @@ def test_help_names_every_command(rig: Rig, option: str) -> None:
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("usage: python -m pytest_bionemo validate")
     listed = re.findall(r"^(\w+)  ", run.stdout, re.MULTILINE)
-    assert listed == ["validate", "checks", "explain", "fleet", "ctrf", "html", "metrics"]
+    assert listed == ["validate", "checks", "explain", "fleet", "ctrf", "history", "html", "metrics"]
     assert max(map(len, run.stdout.splitlines())) <= 110

@@ -195,14 +195,15 @@ def test_every_option_is_prefixed_and_has_a_twin_and_a_text(pytester: pytest.Pyt
     config = pytester.parseconfigure()
     group = config._parser.getgroup("bionemo")
     names = [name for option in group.options for name in option.names()]
-    # Beside those that a value can be wrong for: the report, its page, and the switches.
-    assert len(names) == len(WRONG) + 2 + len(options._SWITCHES)
+    # Beside those that a value can be wrong for: the switches, the report and its page, what the run is compared with
+    # and whether it is kept.
+    assert len(names) == len(WRONG) + 4 + len(options._SWITCHES)
     twins = config._parser._inidict
     for option in group.options:
         (name,) = option.names()
         assert name.startswith("--bionemo-")
         assert len(option.attrs()["help"]) > 20
-        assert twins[option.dest][0] == f"Ini twin of {name}."
+        assert re.fullmatch(rf"Ini twin of {name}(\.|: .*)", twins[option.dest][0])
     assert {option.dest for option in group.options} == {key for key in twins if key.startswith("bionemo_")}
 
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_bionemo import judging, rulers
+from pytest_bionemo.baseline import Baseline, Circumstances
 from pytest_bionemo.checking import CheckFailed, check, fail, not_applicable, wait_for
 from pytest_bionemo.compute import Compute
 from pytest_bionemo.facts import gpus
@@ -369,6 +370,31 @@ def loader_feeds_training(worker: Compute) -> None:
         )
 
 
+@check(severity="warning", level="standard", needs=("undisturbed",))
+def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstances) -> None:
+    """The run that this one is compared with was made in the same circumstances.
+
+    Fix: save a run of the machine as it is now, and compare with that.
+    """
+    if baseline is None:
+        not_applicable("no earlier run was asked for: --bionemo-baseline")
+    save = "save a run of the machine as it is now: $ pytest --bionemo-validate --bionemo-save"
+    if baseline.refused:
+        fail(
+            f"no number is compared with {baseline.describe()}: {baseline.refused}",
+            why="that a device has become slower goes unnoticed",
+            fix=[save],
+            action=Action.NONE,
+        )
+    if differences := list(baseline.circumstances.differences(circumstances)):
+        fail(
+            f"compared with {baseline.describe()}, which was made in other circumstances: {'; '.join(differences)}",
+            why="a change of speed can come from what differs, and not from the device",
+            fix=["measure again with what was there before, if the speed has changed", f"or {save}"],
+            action=Action.NONE,
+        )
+
+
 # ------------------------------------------------------------------------------------------- judging
 
 
@@ -413,6 +439,7 @@ def _weigh(worker: Compute, quantity: Quantity, found: Numbers, workload: str, p
             if numbers.get("batch") == found.get("batch")
         ],
         peer_limits=judging.REHEARSAL if worker.is_rehearsal else None,
+        **worker.earlier_rulers(quantity.name, quantity.unit),
     )
 
 
@@ -476,7 +503,7 @@ def _report_slow(
         looks.append("keep each process on the cores and memory that are next to its device: $ numactl --hardware")
     fail(
         f"{worker}: {quantity.title}: {number['value']:.4g} {quantity.unit} (95 % interval {low:.4g} to {high:.4g}), "
-        f"{judgement.because}{_describe_rulers(quantity, judgement)}{_describe_telemetry(telemetry)}",
+        f"{judgement.because}{_describe_rulers(worker, quantity, judgement)}{_describe_telemetry(telemetry)}",
         why="the slowest device sets the pace of a training on all of them",
         fix=[
             *looks,
@@ -487,8 +514,10 @@ def _report_slow(
     )
 
 
-def _describe_rulers(quantity: Quantity, judgement: Judgement) -> str:
+def _describe_rulers(worker: Compute, quantity: Quantity, judgement: Judgement) -> str:
+    before = worker.earlier(quantity.name, quantity.unit)
     rulers = {
+        "earlier value": before.value if before else None,
         "reference": quantity.reference,
         "median of the other devices": judgement.peer_median,
         "bound": quantity.bound,

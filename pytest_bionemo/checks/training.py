@@ -185,6 +185,7 @@ def keeps_pace(team: Ranks) -> None:
             higher_is_better=False,
             peers=peers,
             peer_limits=_REHEARSAL if team.is_rehearsal else None,
+            **device.earlier_rulers("training_step_alone", "s", _REHEARSAL),
         )
         device.measure(
             "training_step_alone",
@@ -201,8 +202,7 @@ def keeps_pace(team: Ranks) -> None:
         fail(
             "; ".join(
                 f"{device}: a step of ESM-2 {found['model']} without the exchange takes "
-                f"{found['alone']['value']:.3g} s, {judgement.because} "
-                f"(median of the other ranks {judgement.peer_median:.3g} s)"
+                f"{found['alone']['value']:.3g} s, {judgement.because}{_beside(device, judgement)}"
                 for device, found, judgement in slow
             ),
             why="all ranks wait for the slowest one, in every step",
@@ -212,6 +212,13 @@ def keeps_pace(team: Ranks) -> None:
             ],
             action=Action.NONE,
         )
+
+
+def _beside(device: Compute, judgement: Judgement) -> str:
+    before = device.earlier("training_step_alone", "s")
+    rulers = {"median of the other ranks": judgement.peer_median, "earlier value": before.value if before else None}
+    said = [f"{name} {seconds:.3g} s" for name, seconds in rulers.items() if seconds]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _peers(found: Numbers) -> list[float]:

@@ -42,6 +42,7 @@ _JUDGEMENTS: Mapping[str, Style] = {
 _PREFIXED = ("s", "B", "MAC")
 _PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 _RULERS = {"reference": "the reference", "peer_median": "its peers", "baseline": "before", "bound": "the bound"}
+_COMPARABLE = "bionemo/benchmark::baseline_is_comparable"
 _SEVERAL, _SMALL = 10, 0.1
 # Said beside the verdict: what is done to the node as a whole.
 _FOR_THE_NODE = {
@@ -108,6 +109,14 @@ def summary(
         yield from _labelled("page", page, width, "plain", wrap=False)
 
 
+def kept(path: str, error: str, width: int) -> Iterator[Line]:
+    """Where the run is kept, or why it is not; nothing where that was not asked for."""
+    if error:
+        yield from _labelled("KEPT", f"in no history: {error}", width, "blocked")
+    elif path:
+        yield from _labelled("kept", path, width, wrap=False)
+
+
 def facts(run: Mapping[str, Any]) -> str:
     """The run in one phrase: '1 blocker, 112 checks wait, level standard, 0.6 s'."""
     waiting = sum(1 for gap in run["not_run"] if gap["waits_for"])
@@ -146,6 +155,8 @@ def _in_full(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> I
     for error in run.get("environment", {}).get("extra_errors", ()):
         yield from _labelled("unknown", f"what a plugin knows of the environment: {error}", width, "unknown")
     yield from _numbers(run.get("measurements", []), width, verbosity)
+    if found := run.get("baseline"):
+        yield from _baseline(found, any(entry["check"] == _COMPARABLE for entry in run["warnings"]), width)
     yield from _targets(run.get("targets", []), width, verbosity)
 
 
@@ -216,6 +227,16 @@ def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: i
         yield from _labelled(
             "" if position else "measured", text, width, _JUDGEMENTS.get(worst["judgement"], "plain")
         )
+
+
+def _baseline(found: Mapping[str, Any], is_told: bool, width: int) -> Iterator[Line]:
+    """What the numbers were compared with; why they were not, unless a finding tells it already."""
+    of = f"{found['name']} of {found['started'][:10]}" if found["started"] else found["name"]
+    said = f"{count(found['compared'], 'number')} compared" if found["compared"] else "no number compared"
+    why = f": {found['refused']}" if found["refused"] and not is_told else ""
+    yield from _labelled("baseline", f"{of}: {said}{why}", width, "plain" if found["compared"] else "unknown")
+    for line in found["skipped"]:
+        yield from _labelled("", f"skipped: {line}", width, "unknown")
 
 
 def number(entry: Mapping[str, Any]) -> str:

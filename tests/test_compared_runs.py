@@ -1,0 +1,146 @@
+"""Runs with a baseline: the same machine is unchanged, one that works slower is named, another is never compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from conftest import Rig, Run
+from faults import proves
+from histories import run as made_run
+from histories import save
+from pytest_bionemo.history.store import VARIABLE
+
+COPIES = "bionemo/benchmark::memory_at_full_speed[cpu0]"
+COMPARABLE = "bionemo/benchmark::baseline_is_comparable"
+
+# In the worker, so that the workload itself takes longer: after each copy it sleeps thirty times as long.
+COPIES_SLEEP = """
+import time
+copy = torch.Tensor.copy_
+def slow(self, *arguments, **options):
+    began = time.perf_counter()
+    result = copy(self, *arguments, **options)
+    time.sleep(30 * (time.perf_counter() - began))
+    return result
+torch.Tensor.copy_ = slow
+"""
+
+
+def kept(rig: Rig) -> list[str]:
+    """What is in the store, by machine and file."""
+    return sorted(str(path.relative_to(rig.folder / "store")) for path in (rig.folder / "store").rglob("*.json"))
+
+
+def number(run: Run, name: str) -> dict[str, Any]:
+    return next(entry for entry in run.bionemo["measurements"] if entry["name"] == name)
+
+
+@proves("benchmark::memory_at_full_speed", "a device at a thirtieth of its own earlier speed", "kernel")
+def test_a_machine_is_compared_with_its_own_past(compute_rig: Rig) -> None:
+    rig = compute_rig
+    rig.variables[VARIABLE] = str(rig.folder / "store")
+
+    first = rig.rehearse(COPIES, COMPARABLE, "--bionemo-baseline=last", "--bionemo-save")
+    machine = f"{first.bionemo['environment']['hostname']}-cpu"
+    assert kept(rig) == [f"{machine}/0001_standard.json"]
+    assert json.loads((rig.folder / "store" / kept(rig)[0]).read_text()) == first.report
+    assert f"kept     {rig.folder / 'store' / machine / '0001_standard.json'}" in first.stdout
+    # There was nothing to compare with yet: that is said, and nobody's fault.
+    assert first.bionemo["baseline"]["refused"] == "no run of level standard of this machine is kept there"
+    assert first.warnings == ["benchmark::baseline_is_comparable"]
+    assert number(first, "memory_copy")["baseline"] is None
+
+    same = rig.rehearse(COPIES, COMPARABLE, "--bionemo-baseline=last", "--bionemo-save=again")
+    assert [same.outcome(check.removeprefix("bionemo/")) for check in (COPIES, COMPARABLE)] == ["passed", "passed"]
+    assert same.bionemo["baseline"] | {"started": ""} == {
+        "name": "0001_standard.json", "started": "", "compared": 2, "refused": None, "differences": [], "skipped": [],
+    }  # fmt: skip
+    for name in ("memory_copy", "memory_read"):
+        assert number(same, name)["baseline"] == number(first, name)["value"]
+        assert number(same, name)["judgement"] == "good"
+    assert re.search(r"baseline 0001_standard\.json of \d{4}-\d\d-\d\d: 2 numbers compared", same.stdout)
+    assert kept(rig) == [f"{machine}/0001_standard.json", f"{machine}/0002_again.json"]
+
+    rig.spoil_workers(COPIES_SLEEP)
+    slow = rig.rehearse(COPIES, "--bionemo-baseline=last", "--bionemo-save")
+    finding = slow.finding("benchmark::memory_at_full_speed[cpu0]")
+    assert re.search(r"memory.*, 0\.\d\d x its own earlier value \(earlier value [\d.]+, bound", finding["message"])
+    assert slow.verdict == "BLOCKED"
+    assert number(slow, "memory_copy")["judgement"] == "low"
+
+    compared = rig.run("-m", "pytest_bionemo", "history", "compare", "again", "last")
+    assert compared.returncode == 1
+    assert re.search(r"^WORSE +device  before +after +change \(95 %\)\n  memory copy +cpu0 ", compared.stdout, re.M)
+
+
+@proves("benchmark::baseline_is_comparable", "a driver that was replaced since", "driver library", "NONE")
+def test_another_driver_or_machine_is_said_and_no_number_of_another_gpu_is_used(healthy_rig: Rig) -> None:
+    rig = healthy_rig
+    assert rig.node
+    uuids = [gpu.uuid for gpu in rig.node.gpus]
+    now = rig.node.driver
+
+    def against(*options: str, **changes: Any) -> Run:
+        save(rig.folder / "before.json", made_run(**{"uuids": uuids, "driver": now, **changes}))
+        arguments = ("--bionemo-baseline", str(rig.folder / "before.json"), *options)
+        return rig.validate("--bionemo-level=standard", COMPARABLE, *arguments)
+
+    def message(run: Run) -> str:
+        return str(run.finding("benchmark::baseline_is_comparable")["message"])
+
+    other = against(driver="570.86.15")
+    assert f"driver: 570.86.15 before, {now} now" in message(other)
+    assert other.bionemo["baseline"]["refused"] is None
+    assert other.bionemo["baseline"]["differences"][0] == f"driver: 570.86.15 before, {now} now"
+    assert "baseline before.json of 2026-11-02: no number compared" in other.stdout
+
+    refused = against(uuids=["GPU-a", "GPU-b", "GPU-c"])
+    why = "it is of another machine: of GPU-a, GPU-b and 1 more, and this one has GPU-"
+    assert message(refused).startswith(f"no number is compared with before.json of 2026-11-02: {why}")
+    assert refused.bionemo["baseline"]["refused"].startswith(why)
+    assert all(entry["baseline"] is None for entry in refused.bionemo["measurements"])
+
+
+def test_a_wrong_baseline_or_name_ends_the_run_on_one_line_and_costs_nothing(rig: Rig) -> None:
+    future = made_run()
+    future["bionemo"]["schema_version"] = 2
+    save(rig.project / "future.json", future)
+    (rig.project / "bionemo_validation_report.json").write_text("yesterday's")
+    before = {path.name: path.read_bytes() for path in rig.project.iterdir()}
+    for arguments, said in (
+        (["--bionemo-baseline=none.json"], "none.json: cannot be read: No such file or directory"),
+        (["--bionemo-baseline=future.json"], "future.json: its schema version is 2, and this pytest-bionemo reads 1"),
+        (["--bionemo-save", "tests/"], "'tests/' is not a name for a run, such as before-update"),
+    ):
+        run = rig.validate("-p", "no:cacheprovider", *arguments)
+        assert run.returncode == 4, run.stdout
+        assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+        assert said in run.stderr
+        assert {path.name: path.read_bytes() for path in rig.project.iterdir()} == before
+
+
+def test_what_cannot_be_kept_is_said_and_no_such_run_exits_0(healthy_rig: Rig) -> None:
+    rig = healthy_rig
+    (rig.folder / "file").write_text("")
+    rig.variables[VARIABLE] = str(rig.folder / "file" / "store")
+    run = rig.validate("--bionemo-save", "--bionemo-baseline=last", "-k", "loads")
+    said = " ".join(run.stdout.split())
+    assert run.returncode == 1
+    assert re.search(r"KEPT in no history: .*: Not a directory\. Set PYTEST_BIONEMO_STORE to another folder\.", said)
+    # Level quick runs no check of speed that could say so.
+    assert re.search(r"baseline .*: no number compared: no run of level quick of this machine is kept there", said)
+
+
+def test_nothing_is_stored_unless_it_is_asked_for(rig: Rig) -> None:
+    rig.variables |= {VARIABLE: str(rig.folder / "store"), "XDG_STATE_HOME": str(rig.folder / "state")}
+    blocked = rig.validate("-k", "loads", "--bionemo-baseline=last")
+    assert "baseline" in blocked.bionemo
+    assert not [name for name in ("store", "state") if (rig.folder / name).exists()]
+    # A machine without a driver names no GPU: there is nothing that it could be the history of.
+    asked = rig.validate("-k", "loads", "--bionemo-save")
+    assert "KEPT in no history: the report names no GPU, whose history could be kept" in " ".join(
+        asked.stdout.split()
+    )
+    assert not (rig.folder / "store").exists()

@@ -155,8 +155,8 @@ def _in_full(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> I
     for error in run.get("environment", {}).get("extra_errors", ()):
         yield from _labelled("unknown", f"what a plugin knows of the environment: {error}", width, "unknown")
     yield from _numbers(run.get("measurements", []), width, verbosity)
-    if found := run.get("baseline"):
-        yield from _baseline(found, any(entry["check"] == _COMPARABLE for entry in run["warnings"]), width)
+    if baseline := run.get("baseline"):
+        yield from _baseline(baseline, any(entry["check"] == _COMPARABLE for entry in run["warnings"]), width)
     yield from _targets(run.get("targets", []), width, verbosity)
 
 

@@ -77,7 +77,7 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
     odd = sum(len(listed(document, name)) for name in ("unreadable", "duplicates", "outdated"))
     return {
         "title": f"fleet of {count(len(rows), 'node')}: {document['verdict']}",
-        "said": "readiness of a fleet",
+        "said": "of a fleet",
         "name": count(len(rows), "node"),
         "verdict": document["verdict"],
         "sentence": _sentence(document),

@@ -79,7 +79,8 @@ def _of_any_machine(line: str) -> str:
 
 
 def test_the_readme_names_every_option_and_no_other(rig: Rig) -> None:
-    known = {"--bionemo-target", "--bionemo-save", *(f"--bionemo-{name}" for name in (*options._SWITCHES, *options._VALUED))}
+    names = ("target", "save", *options._SWITCHES, *options._VALUED)
+    known = {f"--bionemo-{name}" for name in names}
     assert set(re.findall(r"--bionemo-[a-z-]+", README)) == known
 
 

@@ -95,10 +95,12 @@ def circumstances_of(machine: Machine, options: Options) -> Circumstances:
         level=options.level,
         device=options.device,
         hostname=machine.host.hostname,
-        devices=tuple(sorted(gpu.uuid for gpu in env.gpus if gpu.uuid)),
+        devices=tuple(gpu.uuid for gpu in env.gpus if gpu.uuid),
+        slices=tuple(mig.uuid for gpu in env.gpus for mig in gpu.mig_devices),
+        visible=machine.variables.get("CUDA_VISIBLE_DEVICES"),
         software=software({"driver": env.driver, **stack}),
         nodes=machine.job.nodes if machine.job else 1,
-        at_work=len(devices_of(machine, options)),
+        pretended=len(devices_of(machine, options)) if options.device == "cpu" else 0,
     )
 
 

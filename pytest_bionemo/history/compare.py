@@ -12,13 +12,13 @@ from enum import Enum
 from typing import Any
 
 from pytest_bionemo import judging
-from pytest_bionemo.baseline import BETWEEN_NODES, Circumstances, interval, is_number
+from pytest_bionemo.baseline import Circumstances, Key, interval, is_of_several, is_usual
+from pytest_bionemo.fleet.node import is_compared
 from pytest_bionemo.judging import Judgement, Limits, Word
 from pytest_bionemo.model import Measurement
 from pytest_bionemo.reports import Report
 
 _SLOW = (Word.LOW, Word.DEGRADED)
-_LARGEST = 1e100
 
 
 class Change(str, Enum):
@@ -103,8 +103,8 @@ def compare(before: Report, after: Report) -> Comparison:
         return Comparison((), (), refused)
     limits = judging.REHEARSED_BEFORE if now.is_rehearsal else judging.NODE
     first, second = numbers_of(before), numbers_of(after)
-    if then.nodes != now.nodes:
-        first, second = _without_those_between_nodes(first), _without_those_between_nodes(second)
+    if not then.has_the_same_devices_as(now):
+        first, second = _of_one_device(first), _of_one_device(second)
     found = [_compared(key, first[key], second[key], limits) for key in first if key in second]
     order = list(Change)
     return Comparison(
@@ -116,13 +116,10 @@ def compare(before: Report, after: Report) -> Comparison:
     )
 
 
-Key = tuple[str, str, "str | None"]
-
-
 def numbers_of(report: Report) -> dict[Key, Number]:
     """The numbers of a run that can be compared, by name, unit and device: not those that were beyond physics."""
     return {
-        (entry.name, entry.unit, entry.device): Number(float(entry.value), _positive(entry.ci95))
+        (entry.name, entry.unit, entry.device): Number(float(entry.value), interval(entry.ci95))
         for entry in report.measurements
         if entry.value is not None and _can_be_compared(entry)
     }
@@ -130,23 +127,7 @@ def numbers_of(report: Report) -> dict[Key, Number]:
 
 def _can_be_compared(entry: Measurement) -> bool:
     is_ours = entry.test is None and entry.judgement != Word.UNTRUSTED.value
-    return is_ours and says_better(entry.unit) and is_number(entry.value) and _is_usual(entry.value or 0)
-
-
-def _is_usual(value: float) -> bool:
-    """Whether it can be multiplied and divided: nothing that is measured is larger or smaller."""
-    return 1 / _LARGEST < value < _LARGEST
-
-
-def _positive(ci95: object) -> tuple[float, float] | None:
-    """The interval of a number that is above 0; None for what cannot be one."""
-    found = interval(ci95)
-    return found if found and all(map(_is_usual, found)) else None
-
-
-def says_better(unit: object) -> bool:
-    """Whether the unit says which end of a number is the better one."""
-    return isinstance(unit, str) and (unit == "s" or unit.endswith("/s"))
+    return is_ours and is_compared(entry.unit) and is_usual(entry.value)
 
 
 def judge(unit: str, before: Number, after: Number, limits: Limits = judging.NODE) -> Change:
@@ -199,5 +180,5 @@ def _ratios(before: Number, after: Number) -> tuple[float, float]:
     return after.ends[0] / before.ends[1], after.ends[1] / before.ends[0]
 
 
-def _without_those_between_nodes(numbers: Mapping[Key, Number]) -> dict[Key, Number]:
-    return {key: number for key, number in numbers.items() if not key[0].startswith(BETWEEN_NODES)}
+def _of_one_device(numbers: Mapping[Key, Number]) -> dict[Key, Number]:
+    return {key: number for key, number in numbers.items() if not is_of_several(key[0])}

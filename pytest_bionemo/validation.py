@@ -170,11 +170,11 @@ class Validation:
     def _find_baseline(self, place: Place) -> Baseline:
         from pytest_bionemo.history import baselines  # who compares with nothing does not pay for it
 
-        folder, now = self.config.invocation_params.dir, circumstances_of(self.machine, self.options)
+        now = circumstances_of(self.machine, self.options)
         try:
-            return baselines.find(self.options.baseline, folder, now, os.environ)
+            return baselines.ask(self.options.baseline, self._folder, now, self.options.timeout)
         except baselines.BaselineError as error:
-            place.restore()  # this was no run
+            self._restore(place)  # this was no run
             raise pytest.UsageError(f"--bionemo-baseline: {error}.") from None
 
     # ------------------------------------------------------------------------------------------ collecting
@@ -375,9 +375,7 @@ class Validation:
     def _save(self, report: dict[str, Any]) -> None:
         assert self.place
         if report["exitcode"] == pytest.ExitCode.USAGE_ERROR and not self.has_run:
-            self.place.restore()
-            if self.page:
-                self.page.place.restore()
+            self._restore(self.place)
             return
         self.document = report
         try:
@@ -387,14 +385,19 @@ class Validation:
         if self.page:
             self.page.write(report)
         if self.options.save is not None:
-            self._keep(report, self.options.save or self.options.level)
+            self._keep(self.place, report["created"], self.options.save or self.options.level)
 
-    def _keep(self, report: dict[str, Any], name: str) -> None:
-        from pytest_bionemo.history.store import Store, StoreError, folder
+    def _restore(self, place: Place) -> None:
+        place.restore()
+        if self.page:
+            self.page.place.restore()
+
+    def _keep(self, place: Place, created: float, name: str) -> None:
+        from pytest_bionemo.history.keeping import KeepError, keep
 
         try:
-            self.kept = str(Store(folder(os.environ)).save(report, name))
-        except StoreError as error:
+            self.kept = keep(place.path, created, name, self.options.timeout)
+        except KeepError as error:
             self.keep_error = str(error)
 
     @pytest.hookimpl(optionalhook=True)

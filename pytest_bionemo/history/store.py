@@ -16,22 +16,23 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_bionemo.baseline import UNSOUND
 from pytest_bionemo.fleet import sources
+from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import DAMAGED, Report
 from pytest_bionemo.terms import RUN_NAME
 from pytest_bionemo.verdict import ReportError
 
 VARIABLE = "PYTEST_BIONEMO_STORE"
-_FILE = re.compile(rf"(?P<number>\d{{4,9}})_(?P<name>{RUN_NAME})\.json", re.ASCII)
-_TAKEN = re.compile(r"\.?(?P<number>\d{4,9})[_.].*", re.ASCII | re.DOTALL)
+_FILE = re.compile(rf"(?P<number>\d{{4,}})_(?P<name>{RUN_NAME})\.json", re.ASCII)
+_TAKEN = re.compile(r"\.?(?P<number>\d{4,})[_.].*", re.ASCII | re.DOTALL)
 _NO_LETTER = re.compile(r"[^A-Za-z0-9._-]")
-_OURS_ALONE = 0o700  # as the XDG Base Directory Specification wants the folders that a program makes
+# As the XDG Base Directory Specification wants the folders that a program makes. A history that several users share
+# lies in a folder that somebody made for them.
+_OURS_ALONE = 0o700
 
 
 class StoreError(Exception):
@@ -131,7 +132,7 @@ class Store:
     def machines(self) -> list[str]:
         """The names of the folders that hold runs, sorted."""
         try:
-            names = sorted(entry.name for entry in self.path.iterdir() if entry.is_dir() and entry.name[0] != ".")
+            names = sorted(entry.name for entry in self.path.iterdir() if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -156,27 +157,6 @@ class Store:
                 damaged.append(str(error))
         return found, damaged
 
-    def last(self, machine: str, level: str) -> tuple[tuple[Stored, Report] | None, list[str]]:
-        """The newest run of this level on which no number speaks against the machine, else the newest of the level.
-
-        A device that has become slow would otherwise be compared with itself from its second run on.
-
-        :return: the run, None where there is none; and a line for each damaged file that was met.
-        """
-        newest, damaged = None, []
-        for stored in reversed(self.runs(machine)):
-            try:
-                report = stored.load()
-            except ReportError as error:
-                damaged.append(str(error))
-                continue
-            if report.level != level:
-                continue
-            if all(number.judgement not in UNSOUND for number in report.measurements):
-                return (stored, report), damaged
-            newest = newest or (stored, report)
-        return newest, damaged
-
     def save(self, document: Mapping[str, Any], name: str) -> Path:
         """Keep a run, under the next number of its machine.
 
@@ -191,7 +171,8 @@ class Store:
             raise StoreError(f"the report is damaged ({type(error).__name__}: {error})") from None
         content = json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
         try:
-            place.mkdir(mode=_OURS_ALONE, parents=True, exist_ok=True)
+            self.path.mkdir(mode=_OURS_ALONE, parents=True, exist_ok=True)
+            place.mkdir(exist_ok=True)
             return _write_next(place, name, content)
         except OSError as error:
             raise _unusable(place, error) from None
@@ -213,8 +194,7 @@ def _write_next(place: Path, name: str, content: bytes) -> Path:
                     continue  # another run has finished with it since we looked
                 file.write(content)
                 file.flush()
-                with suppress(OSError):  # where that cannot be asked for, closing the file is what stores it
-                    os.fsync(file.fileno())
+                atomic.sync(file)
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise

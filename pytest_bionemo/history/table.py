@@ -6,12 +6,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pytest_bionemo.fleet.node import shown
 from pytest_bionemo.history.compare import Change, Compared, Comparison, numbers_of
 from pytest_bionemo.history.store import Stored
 from pytest_bionemo.model import count, describe_gpus
 from pytest_bionemo.report.terminal import show_number
 from pytest_bionemo.reports import Report
+from pytest_bionemo.showing import shown
 
 _LABEL = 9
 _LISTED_AT_MOST = 40
@@ -47,7 +47,7 @@ def _run(stored: Stored, report: Report) -> tuple[str, ...]:
     return (
         f"{_INDENT}{stored.number:04d} {stored.name}",
         _when(report),
-        report.level,
+        shown(report.level),
         report.verdict,
         shown(facts.get("driver") or "none"),
         shown(facts.get("torch") or "none"),
@@ -68,7 +68,7 @@ def comparison(
     """
     yield f" BioNeMo history: {headline(found)} ".center(width, "=")
     for label, (name, report) in (("before", before), ("after", after)):
-        yield from _labelled(label, f"{name}, {_when(report)}, level {report.level}, {report.verdict}", width)
+        yield from _labelled(label, f"{name}, {_when(report)}, level {shown(report.level)}, {report.verdict}", width)
     for position, text in enumerate(found.differences):
         yield from _labelled("" if position else "differs", shown(text, 300), width)
     if found.refused:

@@ -39,10 +39,14 @@ def write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        _sync(file)
+        sync(file)
 
 
-def _sync(file: IO[bytes]) -> None:
+def sync(file: IO[bytes]) -> None:
+    """Have what was written stored, where the file system can be asked to.
+
+    :raises OSError: if it is not stored: a full disk or a quota may say so only here.
+    """
     try:
         os.fsync(file.fileno())
     except OSError as error:

@@ -28,6 +28,7 @@ _ALONE = "training_step_alone"
 _SOFTWARE = ("driver", "torch", "torch_cuda", "cudnn", "nccl")
 _IDS_SHOWN = 2
 _LARGEST = 1e100
+_LONGEST_FACT = 64
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,20 @@ class Circumstances:
             return f"it is of the host {self.hostname}, and this is {now.hostname}"
         return f"it is of another machine: of {_named(self.devices)}, and this one has {_named(now.devices)}"
 
-    def tells_apart(self, device: str | None) -> bool:
+    def can_compare(self, name: str, device: str | None, now: Circumstances) -> bool:
+        """Whether a number of this name and device is of the same thing in both, where numbers can be compared."""
+        return self._tells_apart(device) and (not is_of_several(name) or self._has_the_same_devices_as(now))
+
+    def _tells_apart(self, device: str | None) -> bool:
         """Whether a device of this label is the same one in every run: a GPU without a UUID goes by its place."""
         return self.is_rehearsal or device in self.devices or device in self.slices
 
-    def has_the_same_devices_as(self, now: Circumstances) -> bool:
+    def _has_the_same_devices_as(self, now: Circumstances) -> bool:
         """Whether the same devices work together, counted in the same order: gpu1 is the same one."""
-        if self.nodes != now.nodes:
-            return False
-        return self.is_rehearsal or (
-            (self.devices, self.slices, self.visible) == (now.devices, now.slices, now.visible)
-        )
+        if self.is_rehearsal:
+            return self.nodes == now.nodes
+        own, others = ((one.nodes, one.devices, one.slices, one.visible) for one in (self, now))
+        return own == others
 
     def differences(self, now: Circumstances) -> Iterator[str]:
         """A phrase for each thing that was another then, though numbers can be compared."""
@@ -165,7 +169,7 @@ class Baseline:
 
     ``name`` is how it is spoken of, ``started`` when it was, as ISO 8601. ``numbers`` are those that can be compared;
     ``refused`` says why none can be, "" if they can. ``skipped`` is a line for each damaged file that was passed over
-    on the way to this run.
+    on the way to this run. ``is_alike`` if nothing but the devices can be what makes a number another one now.
     """
 
     name: str
@@ -174,6 +178,7 @@ class Baseline:
     numbers: Mapping[Key, Earlier]
     refused: str = ""
     skipped: tuple[str, ...] = ()
+    is_alike: bool = True
 
     @classmethod
     def absent(cls, name: str, why: str, now: Circumstances, skipped: tuple[str, ...] = ()) -> Baseline:
@@ -197,11 +202,12 @@ class Baseline:
         numbers = {
             (name, unit, device): number
             for (name, unit, device), number in ([] if refused else sound(run.get("measurements", [])))
-            if then.tells_apart(device) and (then.has_the_same_devices_as(now) or not is_of_several(name))
+            if then.can_compare(name, device, now)
         }
         if not refused and not numbers:
             refused = "it holds no number that could be compared"
-        return cls(shown(name), _text(run["started"]) or "", then, numbers, refused, skipped)
+        is_alike = not any(then.differences(now))
+        return cls(shown(name), _text(run["started"]) or "", then, numbers, refused, skipped, is_alike)
 
     def find(self, name: str, unit: str, device: str | None) -> Earlier | None:
         """The number of this name, unit and device; None where there was none."""
@@ -249,7 +255,7 @@ def is_usual(value: Any) -> bool:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else shown(value)
+    return None if value is None else shown(value, _LONGEST_FACT)
 
 
 def _said(variable: str | None) -> str:

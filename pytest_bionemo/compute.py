@@ -226,11 +226,16 @@ class Compute:
         return self._baseline.find(name, unit, self.label) if self._baseline else None
 
     def earlier_rulers(self, name: str, unit: str, rehearsed: Limits = judging.REHEARSED_BEFORE) -> dict[str, Any]:
-        """The same for :func:`judging.judge`; ``rehearsed`` are its limits in a rehearsal."""
+        """The same for :func:`judging.judge`; ``rehearsed`` are its limits in a rehearsal.
+
+        Where the driver, say, is another one than then, it blames no device: what is slower is degraded at worst.
+        """
         found = self.earlier(name, unit)
-        if found is None:
+        if found is None or self._baseline is None:
             return {}
-        limits = rehearsed if self.is_rehearsal else None
+        limits = rehearsed if self.is_rehearsal else judging.NODE
+        if not self._baseline.is_alike:
+            limits = Limits(limits.degraded, low=0.0)
         return {"baseline": found.value, "baseline_ci95": found.ci95, "baseline_limits": limits}
 
     def measure(

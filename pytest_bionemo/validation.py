@@ -367,7 +367,8 @@ class Validation:
         baseline = self.config.stash.get(BASELINE, None)
         if baseline is None:
             return {}
-        number = sum(1 for entry in self.records.named(MEASUREMENT) if entry["baseline"] is not None)
+        judged = [entry for entry in self.records.named(MEASUREMENT) if entry["judgement"]]
+        number = sum(1 for entry in judged if entry["baseline"] is not None)
         now = circumstances_of(self.machine, self.options)
         differences = [] if baseline.refused else baseline.circumstances.differences(now)
         return {"baseline": baseline.to_json(number, differences)}

@@ -12,18 +12,20 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from histories import GPUS, QUANTITIES, fortnight, noise, report, run, save
 from pytest_bionemo import judging
 from pytest_bionemo.baseline import Baseline, Circumstances, Earlier
+from pytest_bionemo.compute import Compute, ComputeDevice
 from pytest_bionemo.history import command
 from pytest_bionemo.history.baselines import BaselineError, find
 from pytest_bionemo.history.compare import Change, Number, compare, judge
 from pytest_bionemo.history.store import VARIABLE, Store, StoreError, folder, load, machine_of, machine_with
 from pytest_bionemo.judging import NODE, Word
+from pytest_bionemo.options import Options
 from pytest_bionemo.reports import Report
 
 # ---- the store
@@ -246,6 +248,24 @@ def test_a_gpu_without_a_uuid_is_compared_with_none() -> None:
     assert {device for _, _, device in found.numbers} == {"GPU-a"}
 
 
+@pytest.mark.parametrize(
+    ("driver", "word"), [("580.65.06", Word.LOW), ("580.95.05", Word.DEGRADED)], ids=["the same", "another driver"]
+)
+def test_what_another_driver_may_have_slowed_down_takes_no_gpu_out_of_service(driver: str, word: Word) -> None:
+    """A finding that is low blocks, and has the node replaced; one that is degraded warns."""
+    earlier = Baseline.of(run(), "b", circumstances(driver=driver))
+    options = Options(True, "standard", "cuda", "install", "r.json", 60.0, None)
+    device = ComputeDevice("gpu0", GPUS[0], cast(Any, object()))
+    compute = Compute(device, cast(Any, None), cast(Any, None), options, [], earlier)
+    found = compute.earlier("memory_copy", "GB/s")
+    assert found
+    rulers = compute.earlier_rulers("memory_copy", "GB/s")
+    for share in (0.7, 0.01):
+        judgement = judging.judge(share * found.value, higher_is_better=True, **rulers)
+        assert (judgement.word, judgement.because) == (word, f"{share:.2f} x its own earlier value")
+    assert compute.earlier_rulers("fft_2d", "GB/s") == {}
+
+
 def test_what_a_baseline_says_of_itself_steers_no_terminal_and_is_short() -> None:
     made = run(driver="\x1b[31m\n580" + 10**6 * "x")
     made["bionemo"] |= {"started": "2026\x1b[2J", "level": "\u202elevel"}
@@ -267,9 +287,9 @@ def test_last_is_the_newest_whole_run_of_the_level_in_which_nothing_was_slow(tmp
 
     place = store.save(run(0, level="full"), "full").parent
     assert last().refused == "no run of level standard of this machine is kept there"
-    # What nobody should have put there has nothing that is used, and says so where there is nothing else.
     save(place / "0002_forged.json", forged)
-    assert last().refused.startswith("it is of another machine: of GPU-other")
+    assert last().refused == "no run of level standard of this machine is kept there"
+    assert ["0002_forged.json: it is of another machine" in line for line in last().skipped] == [True]
     store.save(nothing, "nothing")
     assert last().refused == "it holds no number that could be compared"
     store.save(slow, "slow")
@@ -281,9 +301,9 @@ def test_last_is_the_newest_whole_run_of_the_level_in_which_nothing_was_slow(tmp
         save(place / f"{number:04d}_x.json", made)
     (place / "0012_x.json").write_text("{")
     assert (last().name, len(last().numbers)) == ("0006_sound.json", 72)
-    assert [line.rpartition("/")[2].partition(":")[0] for line in last().skipped] == ["0012_x.json", "0011_x.json"]
+    skipped = [line.rpartition("/")[2].partition(":")[0] for line in last().skipped]
+    assert skipped == ["0012_x.json", "0011_x.json", "0010_x.json"]
     assert last("full").name == "0001_full.json"
-    assert len(last("full").skipped) == 1, "what is not of the level is not its matter"
 
 
 def test_a_baseline_is_a_report_a_folder_or_the_last_run(tmp_path: Path) -> None:
@@ -306,12 +326,14 @@ def test_a_baseline_is_a_report_a_folder_or_the_last_run(tmp_path: Path) -> None
     odd["bionemo"]["checks"] = [{"id": "x"}]
     save(tmp_path / "odd.json", odd)
     save(tmp_path / "begun.json", run() | {"exitcode": None})
+    save(tmp_path / "job.json", run(job={**JOB, "nodes": "many"}))
     save(tmp_path / "list.json", [1])  # type: ignore[arg-type]
     (tmp_path / "empty.json").touch()
     os.mkfifo(tmp_path / "pipe.json")
     for name, said in (
         ("none.json", "cannot be read: No such file"), ("empty.json", "is no JSON: empty"),
-        ("list.json", "not a report"), ("odd.json", "is damaged"), ("begun.json", "its run has not finished"),
+        ("list.json", "not a report"), ("odd.json", "is damaged"),
+        ("job.json", r"job\.json: the report is damaged \(ValueError: "), ("begun.json", "its run has not finished"),
         ("pipe.json", "is no regular file"), ("a\0b", "null"), ("~nobody-of-this-name/r", "home"),
     ):  # fmt: skip
         with pytest.raises(BaselineError, match=said) as caught:
@@ -476,6 +498,35 @@ def test_the_page_of_the_docs_shows_what_the_command_prints(
         command.main(arguments)
         printed = capsys.readouterr().out
         assert f"```text\n$ python -m pytest_bionemo history {' '.join(arguments)}\n{printed}```\n" in page
+
+
+def test_one_damaged_run_is_named_and_costs_the_others_nothing(
+    machine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / machine / "0004_x.json", run(job={**JOB, "nodes": "many"}))
+    save(tmp_path / machine / "0005_y.json", run(uuids=("GPU-of-another-machine",), slow={("matmul_bf16", 0): 0.1}))
+    hostile = run(6, driver="\x1b[31m\u202e" + "x" * 500)
+    hostile["bionemo"]["level"] = "\x1b[31m"
+    save(tmp_path / machine / "0006_z.json", hostile)
+    for arguments, status in ((["list"], 0), (["compare", "1", "6"], 4), (["plot", "--level", "standard"], 0)):
+        assert command.main(arguments) == status
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out
+        if arguments[0] == "compare":
+            assert "this one of level \\x1b[31m" in " ".join(out.split())
+        else:
+            assert "0005_y.json: it is of another machine, gpus-" in " ".join((out + err).split())
+            assert "0004_x.json: the report is damaged (ValueError" in " ".join((out + err).split())
+    assert "0001 nightly of" in out
+
+
+def test_the_command_imports_nothing_from_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('a file of this folder')")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_bionemo", "history", "list"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, VARIABLE: str(tmp_path / "none")},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_empty_history_says_how_to_begin(

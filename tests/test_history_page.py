@@ -75,6 +75,18 @@ def test_the_picture_in_the_docs_is_what_the_command_draws(tmp_path: Path) -> No
     assert (Path(__file__).parents[1] / "docs" / "history.svg").read_text() == drawn
 
 
+def test_what_devices_measure_together_begins_anew_where_they_are_others(tmp_path: Path) -> None:
+    documents: Sequence[Any] = [
+        run(number, uuids=("GPU-x",), variables={"CUDA_VISIBLE_DEVICES": visible})
+        for number, visible in enumerate("0011")
+    ]
+    for document in documents:
+        document["bionemo"]["measurements"][2]["name"] = "send_to_gpu1"
+    machine, found = runs(tmp_path, *documents)
+    for name, number in (("send_to_gpu1", 2), ("memory_read", 4)):
+        assert draw_runs(machine, found, "x.svg", (name,), None).count("<circle") == number
+
+
 def test_a_drawing_alone_holds_the_numbers_that_were_asked_for(tmp_path: Path) -> None:
     machine, found = runs(tmp_path, *fortnight(), run(20, level="full"))
     drawn = draw_runs(machine, found, "x.SVG", ("memory_copy",), "standard")

@@ -6,13 +6,12 @@ interval and beyond the limits of a healthy device. What may lie on both sides o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 from pytest_bionemo import judging
-from pytest_bionemo.baseline import Circumstances, Key, interval, is_of_several, is_usual
+from pytest_bionemo.baseline import Circumstances, Key, interval, is_usual
 from pytest_bionemo.fleet.node import is_compared
 from pytest_bionemo.judging import Judgement, Limits, Word
 from pytest_bionemo.model import Measurement
@@ -102,9 +101,7 @@ def compare(before: Report, after: Report) -> Comparison:
     if refused := then.why_not(now):
         return Comparison((), (), refused)
     limits = judging.REHEARSED_BEFORE if now.is_rehearsal else judging.NODE
-    first, second = numbers_of(before), numbers_of(after)
-    if not then.has_the_same_devices_as(now):
-        first, second = _of_one_device(first), _of_one_device(second)
+    first, second = numbers_beside(now, before), numbers_beside(then, after)
     found = [_compared(key, first[key], second[key], limits) for key in first if key in second]
     order = list(Change)
     return Comparison(
@@ -123,6 +120,20 @@ def numbers_of(report: Report) -> dict[Key, Number]:
         for entry in report.measurements
         if entry.value is not None and _can_be_compared(entry)
     }
+
+
+def numbers_beside(other: Circumstances, report: Report) -> dict[Key, Number]:
+    """The numbers of a run that can be compared with those of a run in the other circumstances."""
+    own = Circumstances.of(report.document["bionemo"])
+    return (
+        {}
+        if own.why_not(other)
+        else {
+            (name, unit, device): number
+            for (name, unit, device), number in numbers_of(report).items()
+            if own.can_compare(name, device, other)
+        }
+    )
 
 
 def _can_be_compared(entry: Measurement) -> bool:
@@ -178,7 +189,3 @@ def _compared(key: Key, before: Number, after: Number, limits: Limits) -> Compar
 def _ratios(before: Number, after: Number) -> tuple[float, float]:
     """Of after to before, the least and the most that their intervals leave possible."""
     return after.ends[0] / before.ends[1], after.ends[1] / before.ends[0]
-
-
-def _of_one_device(numbers: Mapping[Key, Number]) -> dict[Key, Number]:
-    return {key: number for key, number in numbers.items() if not is_of_several(key[0])}

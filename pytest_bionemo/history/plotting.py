@@ -10,7 +10,7 @@ from importlib import metadata
 from pytest_bionemo import judging
 from pytest_bionemo.baseline import Circumstances, Key
 from pytest_bionemo.history import table
-from pytest_bionemo.history.compare import Change, Number, judge, numbers_of
+from pytest_bionemo.history.compare import Change, Number, judge, numbers_beside
 from pytest_bionemo.history.store import Stored
 from pytest_bionemo.judging import Limits
 from pytest_bionemo.model import count
@@ -94,8 +94,9 @@ def _courses(reports: Sequence[Report]) -> list[Course]:
     limits = _limits(reports[-1])
     names = table.names_of(reports[-1])
     by_key: dict[Key, list[tuple[int, Number]]] = {}
+    newest = Circumstances.of(reports[-1].document["bionemo"])
     for place, report in enumerate(reports):
-        for key, one in numbers_of(report).items():
+        for key, one in numbers_beside(newest, report).items():
             by_key.setdefault(key, []).append((place, one))
     by_quantity: dict[tuple[str, str], dict[str, list[Point]]] = {}
     for (name, unit, device), numbers in by_key.items():

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_bionemo.baseline import Circumstances
 from pytest_bionemo.fleet import sources
 from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import DAMAGED, Report
@@ -51,9 +52,16 @@ class Stored:
     def load(self) -> Report:
         """The run.
 
-        :raises ReportError: one line that names the file.
+        :raises ReportError: one line that names the file, also where it is of another machine than the folder.
         """
-        return load(self.path)
+        report = load(self.path)
+        try:
+            machine = machine_of(report.document["bionemo"])
+        except StoreError as error:
+            raise ReportError(f"{self.path}: {error}") from None
+        if machine != self.machine:
+            raise ReportError(f"{self.path}: it is of another machine, {machine}")
+        return report
 
 
 def folder(environ: Mapping[str, str]) -> Path:
@@ -111,9 +119,13 @@ def load(path: Path) -> Report:
     :raises ReportError: one line that names it, if it cannot be read, is none, is damaged, or of a later version.
     """
     try:
-        return Report.of(_json(sources.load(str(path))), path)
+        report = Report.of(_json(sources.load(str(path))), path)
+        Circumstances.of(report.document["bionemo"])  # what these cannot be read from can be compared with nothing
     except ReportError as error:
         raise ReportError(f"{path}: {' '.join(str(error).split())}") from None
+    except DAMAGED as error:
+        raise ReportError(f"{path}: the report is damaged ({type(error).__name__}: {error})") from None
+    return report
 
 
 def _json(content: bytes) -> Any:

@@ -15,7 +15,7 @@ from pytest_bionemo.showing import shown
 
 _LABEL = 9
 _LISTED_AT_MOST = 40
-_NARROWEST_NAME = 16
+_NARROWEST_NAME, _LONGEST_NAME = 16, 48
 _INDENT = "  "
 _WIDE = 100  # columns from which on there is room for everything
 _MANY, _SMALL, _NARROW = 9.0, 0.1, 0.01
@@ -149,7 +149,7 @@ def _left_over(found: Comparison, every: bool, width: int) -> Iterator[str]:
 
 
 def _listed(numbers: Sequence[tuple[str, str | None]]) -> str:
-    names = list(dict.fromkeys(shown(name) for name, _ in numbers))
+    names = list(dict.fromkeys(shown(name, _LONGEST_NAME) for name, _ in numbers))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{count(len(numbers), 'number')}: {', '.join(names[:3])}{more}" if names else ""
 

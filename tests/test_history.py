@@ -94,14 +94,17 @@ def test_runs_that_end_at_the_same_time_get_a_number_each(tmp_path: Path) -> Non
 def test_what_cannot_be_stored_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quota, or a disk that is full, may say so only when what was written is to be stored."""
 
-    def fail(_: int) -> None:
-        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
     store = Store(tmp_path / "s")
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StoreError, match=rf"quota exceeded. Set {VARIABLE} to another folder"):
-        store.save(run(), "a")
-    assert [path for path in store.path.rglob("*") if path.is_file()] == []
+    for call, number in (("fsync", errno.EDQUOT), ("rename", errno.ENOSYS)):
+
+        def fail(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, fail)
+            with pytest.raises(StoreError, match=rf"{os.strerror(number)}\. Set {VARIABLE} to another folder"):
+                store.save(run(), "a")
+        assert [path for path in store.path.rglob("*") if path.is_file()] == []
 
 
 def test_a_history_is_its_owners_alone_unless_its_folder_was_made_for_several(tmp_path: Path) -> None:

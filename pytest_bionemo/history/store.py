@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -191,26 +190,28 @@ class Store:
 
 
 def _write_next(place: Path, name: str, content: bytes) -> Path:
+    part, number = _take_number(place)
+    try:
+        atomic.write(part, content)
+        return part.rename(place / f"{number:04d}_{name}.json")
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _take_number(place: Path) -> tuple[Path, int]:
+    """The next number, and the file that only one run can make: it is that run's, until it is renamed."""
     number = max((_number(entry) for entry in _names(place)), default=0)
     while True:
         number += 1
         part = place / f".{number:04d}.part"
         try:
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            part.touch(exist_ok=False)
         except FileExistsError:
             continue  # another run takes this number, or has died while it did
-        with os.fdopen(handle, "wb") as file:
-            try:
-                if any(_number(entry) == number for entry in _names(place) if entry != part.name):
-                    part.unlink()
-                    continue  # another run has finished with it since we looked
-                file.write(content)
-                file.flush()
-                atomic.sync(file)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-        return part.rename(place / f"{number:04d}_{name}.json")
+        if not any(_number(entry) == number for entry in _names(place) if entry != part.name):
+            return part, number
+        part.unlink()  # another run has finished with it since we looked
 
 
 def _number(name: str) -> int:

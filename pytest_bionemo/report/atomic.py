@@ -39,14 +39,10 @@ def write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        sync(file)
+        _sync(file)
 
 
-def sync(file: IO[bytes]) -> None:
-    """Have what was written stored, where the file system can be asked to.
-
-    :raises OSError: if it is not stored: a full disk or a quota may say so only here.
-    """
+def _sync(file: IO[bytes]) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:

@@ -374,6 +374,12 @@ def loader_feeds_training(worker: Compute) -> None:
 def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstances) -> None:
     """The run that this one is compared with was made in the same circumstances.
 
+    Why: without numbers of the same devices it goes unnoticed that one has become slower, and after a change of the
+    driver or of PyTorch what is slower may come from that.
+
+    How it decides: level, devices, driver, PyTorch and its libraries, CUDA_VISIBLE_DEVICES and the number of nodes of
+    both runs are compared; where the earlier run cannot be compared or read, or something differs, that is said.
+
     Fix: save a run of the machine as it is now, and compare with that.
     """
     if baseline is None:
@@ -383,7 +389,7 @@ def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstanc
         fail(
             f"no number is compared with {baseline.describe()}: {baseline.refused}",
             why="that a device has become slower goes unnoticed",
-            fix=[save],
+            fix=[save, "or name another run: --bionemo-baseline"],
             action=Action.NONE,
         )
     if differences := list(baseline.circumstances.differences(circumstances)):

@@ -28,7 +28,7 @@ _ALONE = "training_step_alone"
 _SOFTWARE = ("driver", "torch", "torch_cuda", "cudnn", "nccl")
 _IDS_SHOWN = 2
 _LARGEST = 1e100
-_LONGEST_FACT = 64
+_LONGEST_SHOWN, _LONGEST_LIST = 64, 10_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Circumstances:
         if self.shares_a_device_with(now):
             return ""
         if now.is_rehearsal:
-            return f"it is of the host {self.hostname}, and this is {now.hostname}"
+            before, after = (_said(one.hostname, "none") for one in (self, now))
+            return f"it is of the host {before}, and this is {after}"
         return f"it is of another machine: of {_named(self.devices)}, and this one has {_named(now.devices)}"
 
     def can_compare(self, name: str, device: str | None, now: Circumstances) -> bool:
@@ -132,7 +133,7 @@ class Circumstances:
         for name in _SOFTWARE:
             before, after = self.software.get(name), now.software.get(name)
             if before != after:
-                yield f"{name}: {before or 'none'} before, {after or 'none'} now"
+                yield f"{name}: {_said(before, 'none')} before, {_said(after, 'none')} now"
         if not self.is_rehearsal:
             yield from self._other_devices(now)
         if self.nodes != now.nodes:
@@ -150,7 +151,8 @@ class Circumstances:
         if set(self.slices) != set(now.slices):
             yield f"MIG slices: {_named(self.slices, 'none')} before, {_named(now.slices, 'none')} now"
         if self.visible != now.visible:
-            yield f"CUDA_VISIBLE_DEVICES: {_said(self.visible)} before, {_said(now.visible)} now"
+            before, after = (_said(one.visible, "not set") for one in (self, now))
+            yield f"CUDA_VISIBLE_DEVICES: {before} before, {after} now"
 
 
 def software(environment: Mapping[str, Any]) -> dict[str, str | None]:
@@ -255,11 +257,12 @@ def is_usual(value: Any) -> bool:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else shown(value, _LONGEST_FACT)
+    # Never cut: it is compared. A list of visible devices is long.
+    return None if value is None else shown(value, _LONGEST_LIST)
 
 
-def _said(variable: str | None) -> str:
-    return "not set" if variable is None else repr(variable)
+def _said(value: str | None, none: str) -> str:
+    return none if value is None else shown(value, _LONGEST_SHOWN) or "''"
 
 
 def _named(devices: Iterable[str], none: str = "no GPU") -> str:

@@ -113,6 +113,7 @@ class Validation:
             if not self.is_worker:
                 self.place = self._choose_place()
                 self.page = self._choose_page(self.place)
+                self._expect_another(self.place)
         except (FactsError, PlaceError, PageError, jobs.JobError) as error:
             raise pytest.UsageError(str(error)) from None
         self._switch_json_report_on()
@@ -141,6 +142,12 @@ class Validation:
         if page.place.path.absolute() == report.path.absolute():
             raise PlaceError(f"{page.place.path} is the place of the report. Choose another --bionemo-html.")
         return page
+
+    def _expect_another(self, report: Place) -> None:
+        """A report that is to be compared with must not be the one that this run replaces before it is read."""
+        baseline = self.options.baseline
+        if baseline and os.path.abspath(self._folder / baseline) == os.path.abspath(report.path):  # noqa: PTH100 - ".."
+            raise PlaceError(f"{baseline} is the place of the report. Copy it, and compare with the copy.")
 
     def _switch_json_report_on(self) -> None:
         option = self.config.option

@@ -156,6 +156,10 @@ def test_a_wrong_baseline_or_name_ends_the_run_on_one_line_and_costs_nothing(rig
     for arguments, said in (
         (["--bionemo-baseline=none.json"], "none.json: cannot be read: No such file or directory"),
         (["--bionemo-baseline=future.json"], "future.json: its schema version is 2, and this pytest-bionemo reads 1"),
+        (
+            ["--bionemo-baseline=../project/bionemo_validation_report.json"],
+            "report.json is the place of the report. Copy it, and compare with the copy.",
+        ),
         (["--bionemo-baseline="], "--bionemo-baseline: '' is no run to compare with."),
         (["--bionemo-save", "tests/"], "'tests/' is not a name for a run, such as before-update"),
     ):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,7 +218,7 @@ JOB: Any = {**dict.fromkeys(("launcher", "id", "task", "tasks", "node", "node_li
          f"the GPUs are counted in another order: {GPUS[0]}, {GPUS[1]} and 6 more before, {GPUS[1]}, {GPUS[0]} and 6 "
          "more now"),
         ({"uuids": (*GPUS[:7], "GPU-new")}, f"no longer here: {GPUS[7]}"),
-        ({"variables": {"CUDA_VISIBLE_DEVICES": "1,0"}}, "CUDA_VISIBLE_DEVICES: not set before, '1,0' now"),
+        ({"variables": {"CUDA_VISIBLE_DEVICES": "1,0"}}, "CUDA_VISIBLE_DEVICES: not set before, 1,0 now"),
         ({"slices": ("MIG-a",)}, "MIG slices: none before, MIG-a now"),
     ],
 )  # fmt: skip
@@ -242,6 +243,17 @@ def test_what_devices_measure_together_is_of_the_same_devices(changes: Any, diff
         assert names.isdisjoint(TOGETHER)
         assert {"training_step_alone", "memory_copy"} <= names
     assert set(TOGETHER) <= {one.name for one in compare(before, before).numbers}
+
+
+def test_a_long_list_of_visible_devices_is_compared_whole() -> None:
+    first, second = ({"CUDA_VISIBLE_DEVICES": ",".join(uuids)} for uuids in (GPUS, (*GPUS[:7], GPUS[0])))
+    now = circumstances(variables=first)
+    made = run(variables=first)
+    for found in (Circumstances.of(made["bionemo"]), Circumstances.from_json(json.loads(json.dumps(asdict(now))))):
+        assert found == now == replace(now, visible=first["CUDA_VISIBLE_DEVICES"])
+    (said,) = circumstances(variables=second).differences(now)
+    assert said.startswith("CUDA_VISIBLE_DEVICES: GPU-0")
+    assert len(said) < 200
 
 
 def test_a_gpu_without_a_uuid_is_compared_with_none() -> None:

@@ -75,6 +75,21 @@ def test_a_machine_is_compared_with_its_own_past(compute_rig: Rig) -> None:
     assert re.search(r"^WORSE +device  before +after +change \(95 %\)\n  memory copy +cpu0 ", compared.stdout, re.M)
 
 
+def test_a_run_is_in_the_circumstances_that_its_report_tells(healthy_rig: Rig) -> None:
+    rig = healthy_rig
+    assert rig.node
+    uuids = [gpu.uuid for gpu in rig.node.gpus]
+    rig.variables["CUDA_VISIBLE_DEVICES"] = ",".join(reversed(uuids))
+    made = rig.validate("--bionemo-level=standard", COMPARABLE).report
+    made["bionemo"]["measurements"] = made_run(uuids=uuids)["bionemo"]["measurements"]
+    save(rig.folder / "before.json", made)
+    arguments = ("--bionemo-level=standard", COMPARABLE, "--bionemo-baseline", str(rig.folder / "before.json"))
+    assert rig.validate(*arguments).outcome("benchmark::baseline_is_comparable") == "passed"
+    rig.variables["CUDA_VISIBLE_DEVICES"] = uuids[0]
+    (difference,) = rig.validate(*arguments).bionemo["baseline"]["differences"]
+    assert difference.startswith(f"CUDA_VISIBLE_DEVICES: {uuids[-1]}")
+
+
 @proves("benchmark::baseline_is_comparable", "a driver that was replaced since", "driver library", "NONE")
 def test_another_driver_or_machine_is_said_and_no_number_of_another_gpu_is_used(healthy_rig: Rig) -> None:
     rig = healthy_rig

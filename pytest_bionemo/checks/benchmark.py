@@ -374,11 +374,11 @@ def loader_feeds_training(worker: Compute) -> None:
 def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstances) -> None:
     """The run that this one is compared with was made in the same circumstances.
 
-    Why: without numbers of the same devices it goes unnoticed that one has become slower, and after a change of the
-    driver or of PyTorch what is slower may come from that.
+    Why: a change of speed can come from what is different, and not from the device; and where nothing can be
+    compared, a device that has become slower goes unnoticed.
 
-    How it decides: level, devices, driver, PyTorch and its libraries, CUDA_VISIBLE_DEVICES and the number of nodes of
-    both runs are compared; where the earlier run cannot be compared or read, or something differs, that is said.
+    How it decides: the run that --bionemo-baseline names has to be one of this machine, at the same level; driver,
+    PyTorch, CUDA, cuDNN and NCCL, the devices and the number of nodes have to be the same.
 
     Fix: save a run of the machine as it is now, and compare with that.
     """

@@ -82,7 +82,7 @@ class Validation:
         if self.place:
             config.stash[REPORTS] = self.place.path.absolute().parent
         if options.baseline and self.place and self.has_begun:
-            config.stash[BASELINE] = self._find_baseline(self.place)
+            config.stash[BASELINE] = self._find_baseline()
         if self.is_worker:
             config.stash[LOCKS] = Path(config.workerinput[_LOCKS_KEY])  # type: ignore[attr-defined]
 
@@ -174,14 +174,14 @@ class Validation:
         machine.start()
         return machine
 
-    def _find_baseline(self, place: Place) -> Baseline:
+    def _find_baseline(self) -> Baseline:
         from pytest_bionemo.history import baselines  # who compares with nothing does not pay for it
 
         now = circumstances_of(self.machine, self.options)
         try:
             return baselines.ask(self.options.baseline, self._folder, now, self.options.timeout)
         except baselines.BaselineError as error:
-            self._restore(place)  # this was no run
+            self._restore()
             raise pytest.UsageError(f"--bionemo-baseline: {error}.") from None
 
     # ------------------------------------------------------------------------------------------ collecting
@@ -211,6 +211,12 @@ class Validation:
         except PlaceError as error:
             raise pytest.UsageError(str(error)) from None
         self.has_begun = True
+
+    def _restore(self) -> None:
+        """Put back what the report and the page were before: this was no run."""
+        for place in (self.place, self.page and self.page.place):
+            if place:
+                place.restore()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -383,7 +389,7 @@ class Validation:
     def _save(self, report: dict[str, Any]) -> None:
         assert self.place
         if report["exitcode"] == pytest.ExitCode.USAGE_ERROR and not self.has_run:
-            self._restore(self.place)
+            self._restore()
             return
         self.document = report
         try:
@@ -394,11 +400,6 @@ class Validation:
             self.page.write(report)
         if self.options.save is not None:
             self._keep(self.place, report["created"], self.options.save or self.options.level)
-
-    def _restore(self, place: Place) -> None:
-        place.restore()
-        if self.page:
-            self.page.place.restore()
 
     def _keep(self, place: Place, created: float, name: str) -> None:
         from pytest_bionemo.history.keeping import KeepError, keep

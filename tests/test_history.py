@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -124,6 +125,7 @@ def test_a_history_is_its_owners_alone_unless_its_folder_was_made_for_several(tm
 def test_every_run_that_is_kept_is_found_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     first = store.save(run(device="cpu", hostname=".hidden"), "a")
+    shutil.copytree(first.parent, tmp_path / "\x1b[31m-cpu")
     assert store.machines() == [first.parent.name]
     (first.parent / "999999999_a.json").write_bytes(first.read_bytes())
     for number in (10**9, 10**9 + 1):

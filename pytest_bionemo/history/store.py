@@ -148,7 +148,8 @@ class Store:
             return []
         except OSError as error:
             raise _unusable(self.path, error) from None
-        return [name for name in names if self.runs(name)]
+        # A name with other characters is not ours, and could steer the terminal that it is shown on.
+        return [name for name in names if not _NO_LETTER.search(name) and self.runs(name)]
 
     def runs(self, machine: str) -> list[Stored]:
         """The runs of a machine, oldest first. They are not opened."""

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
         print("\n".join(document_checks() if rest else list_checks(shutil.get_terminal_size().columns)))
         return 0
-    if command in ("explain", "fleet", "html"):
+    if command in ("explain", "fleet", "history", "html"):
         # Reports lie in folders that others write to: no module of the current one is imported.
         sys.path[:] = [entry for entry in sys.path if entry and entry != os.getcwd()]  # noqa: PTH109 - os is loaded
     if command == "explain":

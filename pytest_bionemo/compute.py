@@ -95,10 +95,12 @@ def circumstances_of(machine: Machine, options: Options) -> Circumstances:
         level=options.level,
         device=options.device,
         hostname=machine.host.hostname,
-        devices=tuple(sorted(gpu.uuid for gpu in env.gpus if gpu.uuid)),
+        devices=tuple(gpu.uuid for gpu in env.gpus if gpu.uuid),
+        slices=tuple(mig.uuid for gpu in env.gpus for mig in gpu.mig_devices),
+        visible=machine.variables.get("CUDA_VISIBLE_DEVICES"),
         software=software({"driver": env.driver, **stack}),
         nodes=machine.job.nodes if machine.job else 1,
-        at_work=len(devices_of(machine, options)),
+        pretended=len(devices_of(machine, options)) if options.device == "cpu" else 0,
     )
 
 
@@ -224,11 +226,16 @@ class Compute:
         return self._baseline.find(name, unit, self.label) if self._baseline else None
 
     def earlier_rulers(self, name: str, unit: str, rehearsed: Limits = judging.REHEARSED_BEFORE) -> dict[str, Any]:
-        """The same for :func:`judging.judge`; ``rehearsed`` are its limits in a rehearsal."""
+        """The same for :func:`judging.judge`; ``rehearsed`` are its limits in a rehearsal.
+
+        Where the driver, say, is another one than then, it blames no device: what is slower is degraded at worst.
+        """
         found = self.earlier(name, unit)
-        if found is None:
+        if found is None or self._baseline is None:
             return {}
-        limits = rehearsed if self.is_rehearsal else None
+        limits = rehearsed if self.is_rehearsal else judging.NODE
+        if not self._baseline.is_alike:
+            limits = Limits(limits.degraded, low=0.0)
         return {"baseline": found.value, "baseline_ci95": found.ci95, "baseline_limits": limits}
 
     def measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -111,7 +112,7 @@ def read(config: pytest.Config) -> Options:
         targets=_targets(config),
         hyperpod_line=_read_switch(config, "hyperpod-line"),
         strict=_read_switch(config, "strict"),
-        baseline=_text(config, "baseline")[0],
+        baseline=_baseline(config),
         save=_name(config, "save"),
         html=_page(config),
         progress=_one_of(config, "progress", PROGRESS),
@@ -186,7 +187,18 @@ def _name(config: pytest.Config, name: str) -> str | None:
             f"{origin}: {value!r} is not a name for a run, such as before-update. "
             f"Without a name, write --bionemo-{name} after the paths."
         )
+    if value and _has_swallowed(value, origin, config):
+        raise pytest.UsageError(
+            f"{origin}: is {value!r} the name of the run, or a path to test? Write {origin}={value}, "
+            f"or {origin} after the paths."
+        )
     return value
+
+
+def _has_swallowed(value: str, option: str, config: pytest.Config) -> bool:
+    """Whether an option that need not have a value may have taken a path for it, which would then not be tested."""
+    given = config.invocation_params
+    return (option, value) in pairwise(map(str, given.args)) and (given.dir / value).exists()
 
 
 def _one_of(config: pytest.Config, name: str, choices: tuple[Any, ...]) -> Any:
@@ -207,6 +219,14 @@ def _seconds(config: pytest.Config, name: str) -> float:
             f"{origin}: {value!r} is not a number of seconds above 0 and up to {_LONGEST_TIMEOUT_S}, such as 60."
         )
     return seconds
+
+
+def _baseline(config: pytest.Config) -> str:
+    """The run to compare with; "" if nobody asked for one. An empty one on the command line is a mistake."""
+    value, origin = _text(config, "baseline")
+    if not value and config.getoption(_key("baseline")) is not None:
+        raise pytest.UsageError(f"{origin}: '' is no run to compare with. Give last, a report or a folder of runs.")
+    return value
 
 
 def _page(config: pytest.Config) -> str | None:

@@ -82,7 +82,7 @@ class Validation:
         if self.place:
             config.stash[REPORTS] = self.place.path.absolute().parent
         if options.baseline and self.place and self.has_begun:
-            config.stash[BASELINE] = self._find_baseline(self.place)
+            config.stash[BASELINE] = self._find_baseline()
         if self.is_worker:
             config.stash[LOCKS] = Path(config.workerinput[_LOCKS_KEY])  # type: ignore[attr-defined]
 
@@ -113,6 +113,7 @@ class Validation:
             if not self.is_worker:
                 self.place = self._choose_place()
                 self.page = self._choose_page(self.place)
+                self._expect_another(self.place)
         except (FactsError, PlaceError, PageError, jobs.JobError) as error:
             raise pytest.UsageError(str(error)) from None
         self._switch_json_report_on()
@@ -142,6 +143,12 @@ class Validation:
             raise PlaceError(f"{page.place.path} is the place of the report. Choose another --bionemo-html.")
         return page
 
+    def _expect_another(self, report: Place) -> None:
+        """A report that is to be compared with must not be the one that this run replaces before it is read."""
+        baseline = self.options.baseline
+        if baseline and os.path.abspath(self._folder / baseline) == os.path.abspath(report.path):  # noqa: PTH100 - ".."
+            raise PlaceError(f"{baseline} is the place of the report. Copy it, and compare with the copy.")
+
     def _switch_json_report_on(self) -> None:
         option = self.config.option
         if not self.config.pluginmanager.hasplugin("terminal"):
@@ -167,14 +174,14 @@ class Validation:
         machine.start()
         return machine
 
-    def _find_baseline(self, place: Place) -> Baseline:
+    def _find_baseline(self) -> Baseline:
         from pytest_bionemo.history import baselines  # who compares with nothing does not pay for it
 
-        folder, now = self.config.invocation_params.dir, circumstances_of(self.machine, self.options)
+        now = circumstances_of(self.machine, self.options)
         try:
-            return baselines.find(self.options.baseline, folder, now, os.environ)
+            return baselines.ask(self.options.baseline, self._folder, now, self.options.timeout)
         except baselines.BaselineError as error:
-            place.restore()  # this was no run
+            self._restore()
             raise pytest.UsageError(f"--bionemo-baseline: {error}.") from None
 
     # ------------------------------------------------------------------------------------------ collecting
@@ -204,6 +211,12 @@ class Validation:
         except PlaceError as error:
             raise pytest.UsageError(str(error)) from None
         self.has_begun = True
+
+    def _restore(self) -> None:
+        """Put back what the report and the page were before: this was no run."""
+        for place in (self.place, self.page and self.page.place):
+            if place:
+                place.restore()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -367,7 +380,8 @@ class Validation:
         baseline = self.config.stash.get(BASELINE, None)
         if baseline is None:
             return {}
-        number = sum(1 for entry in self.records.named(MEASUREMENT) if entry["baseline"] is not None)
+        judged = [entry for entry in self.records.named(MEASUREMENT) if entry["judgement"]]
+        number = sum(1 for entry in judged if entry["baseline"] is not None)
         now = circumstances_of(self.machine, self.options)
         differences = [] if baseline.refused else baseline.circumstances.differences(now)
         return {"baseline": baseline.to_json(number, differences)}
@@ -375,9 +389,7 @@ class Validation:
     def _save(self, report: dict[str, Any]) -> None:
         assert self.place
         if report["exitcode"] == pytest.ExitCode.USAGE_ERROR and not self.has_run:
-            self.place.restore()
-            if self.page:
-                self.page.place.restore()
+            self._restore()
             return
         self.document = report
         try:
@@ -387,14 +399,14 @@ class Validation:
         if self.page:
             self.page.write(report)
         if self.options.save is not None:
-            self._keep(report, self.options.save or self.options.level)
+            self._keep(self.place, report["created"], self.options.save or self.options.level)
 
-    def _keep(self, report: dict[str, Any], name: str) -> None:
-        from pytest_bionemo.history.store import Store, StoreError, folder
+    def _keep(self, place: Place, created: float, name: str) -> None:
+        from pytest_bionemo.history.keeping import KeepError, keep
 
         try:
-            self.kept = str(Store(folder(os.environ)).save(report, name))
-        except StoreError as error:
+            self.kept = keep(place.path, created, name, self.options.timeout)
+        except KeepError as error:
             self.keep_error = str(error)
 
     @pytest.hookimpl(optionalhook=True)

@@ -125,6 +125,11 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
     )
 
 
+def is_complete(report: Mapping[str, Any]) -> bool:
+    """Whether the run came to its end, however it ended: it was not killed, interrupted or broken off."""
+    return report.get("exitcode") in _COMPLETE_RUNS
+
+
 def results(report: Mapping[str, Any]) -> tuple[Result, ...]:
     """How each check ended, in the order of the run, of a report that :func:`fold` takes."""
     return tuple(_results(report, report["bionemo"]))

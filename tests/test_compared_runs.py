@@ -75,6 +75,21 @@ def test_a_machine_is_compared_with_its_own_past(compute_rig: Rig) -> None:
     assert re.search(r"^WORSE +device  before +after +change \(95 %\)\n  memory copy +cpu0 ", compared.stdout, re.M)
 
 
+def test_a_run_is_in_the_circumstances_that_its_report_tells(healthy_rig: Rig) -> None:
+    rig = healthy_rig
+    assert rig.node
+    uuids = [gpu.uuid for gpu in rig.node.gpus]
+    rig.variables["CUDA_VISIBLE_DEVICES"] = ",".join(reversed(uuids))
+    made = rig.validate("--bionemo-level=standard", COMPARABLE).report
+    made["bionemo"]["measurements"] = made_run(uuids=uuids)["bionemo"]["measurements"]
+    save(rig.folder / "before.json", made)
+    arguments = ("--bionemo-level=standard", COMPARABLE, "--bionemo-baseline", str(rig.folder / "before.json"))
+    assert rig.validate(*arguments).outcome("benchmark::baseline_is_comparable") == "passed"
+    rig.variables["CUDA_VISIBLE_DEVICES"] = uuids[0]
+    (difference,) = rig.validate(*arguments).bionemo["baseline"]["differences"]
+    assert difference.startswith(f"CUDA_VISIBLE_DEVICES: {uuids[-1]}")
+
+
 @proves("benchmark::baseline_is_comparable", "a driver that was replaced since", "driver library", "NONE")
 def test_another_driver_or_machine_is_said_and_no_number_of_another_gpu_is_used(healthy_rig: Rig) -> None:
     rig = healthy_rig
@@ -103,6 +118,50 @@ def test_another_driver_or_machine_is_said_and_no_number_of_another_gpu_is_used(
     assert all(entry["baseline"] is None for entry in refused.bionemo["measurements"])
 
 
+# In every process of the run: a folder on a server that is gone, as the first file of it is opened.
+SERVER_IS_GONE = """
+import os, time
+open_file, make_folder = os.open, os.mkdir
+def waits(call):
+    def wait(path, *arguments, **options):
+        if "gone" in str(path):
+            time.sleep(600)
+        return call(path, *arguments, **options)
+    return wait
+os.open, os.mkdir = waits(open_file), waits(make_folder)
+"""
+
+
+def test_a_file_system_that_hangs_costs_the_comparison_and_not_the_run(healthy_rig: Rig) -> None:
+    rig = healthy_rig
+    rig.variables[VARIABLE] = str(rig.folder / "gone" / "store")
+    save(rig.folder / "gone.json", made_run())
+    (rig.site / "sitecustomize.py").write_text(SERVER_IS_GONE)
+    baseline = str(rig.folder / "gone.json")
+    run = rig.validate(
+        "--bionemo-timeout=5", "-k", "loads", "--bionemo-save", "--bionemo-baseline", baseline, timeout=100
+    )
+    assert run.returncode == 1
+    assert run.outcome("driver::loads") == "passed"
+    assert run.bionemo["baseline"]["refused"] == "it could not be read: no answer within 5 s"
+    assert "KEPT in no history: no answer within 5 s" in " ".join(run.stdout.split())
+
+
+def test_the_name_of_a_run_takes_no_path_from_those_that_are_to_be_tested(rig: Rig) -> None:
+    rig.write("test_own.py", "def test_own(): pass")
+    rig.write("nightly/test_more.py", "def test_more(): pass")
+    for name in ("test_own.py", "nightly"):
+        run = rig.validate("--bionemo-save", name)
+        assert run.returncode == 4
+        asked = f"is '{name}' the name of the run, or a path to test? Write --bionemo-save={name}, or --bionemo-save "
+        assert asked in run.stderr
+    # Where it can only be the name, it is: no GPU is here whose history could be kept.
+    for arguments in (["--bionemo-save=nightly"], ["--bionemo-save", "weekly"], ["nightly", "--bionemo-save"]):
+        run = rig.validate(*arguments, "-k", "loads or test_more")
+        assert "KEPT" in run.stdout, run.stderr
+    assert "1 passed" in run.stdout
+
+
 def test_a_wrong_baseline_or_name_ends_the_run_on_one_line_and_costs_nothing(rig: Rig) -> None:
     future = made_run()
     future["bionemo"]["schema_version"] = 2
@@ -112,6 +171,11 @@ def test_a_wrong_baseline_or_name_ends_the_run_on_one_line_and_costs_nothing(rig
     for arguments, said in (
         (["--bionemo-baseline=none.json"], "none.json: cannot be read: No such file or directory"),
         (["--bionemo-baseline=future.json"], "future.json: its schema version is 2, and this pytest-bionemo reads 1"),
+        (
+            ["--bionemo-baseline=../project/bionemo_validation_report.json"],
+            "report.json is the place of the report. Copy it, and compare with the copy.",
+        ),
+        (["--bionemo-baseline="], "--bionemo-baseline: '' is no run to compare with."),
         (["--bionemo-save", "tests/"], "'tests/' is not a name for a run, such as before-update"),
     ):
         run = rig.validate("-p", "no:cacheprovider", *arguments)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from histories import GPUS, QUANTITIES, fortnight, noise, report, run, save
 from pytest_bionemo import judging
 from pytest_bionemo.baseline import Baseline, Circumstances, Earlier
+from pytest_bionemo.compute import Compute, ComputeDevice
 from pytest_bionemo.history import command
 from pytest_bionemo.history.baselines import BaselineError, find
 from pytest_bionemo.history.compare import Change, Number, compare, judge
 from pytest_bionemo.history.store import VARIABLE, Store, StoreError, folder, load, machine_of, machine_with
 from pytest_bionemo.judging import NODE, Word
+from pytest_bionemo.options import Options
 from pytest_bionemo.reports import Report
-from pytest_bionemo.verdict import ReportError
 
 # ---- the store
 
@@ -88,26 +93,44 @@ def test_runs_that_end_at_the_same_time_get_a_number_each(tmp_path: Path) -> Non
     assert [path.name for path in runs[0].path.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_last_run_is_the_newest_sound_one_of_the_level_and_damaged_files_are_named(tmp_path: Path) -> None:
+def test_what_cannot_be_stored_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quota, or a disk that is full, may say so only when what was written is to be stored."""
+
+    store = Store(tmp_path / "s")
+    for call, number in (("fsync", errno.EDQUOT), ("rename", errno.ENOSYS)):
+
+        def fail(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, fail)
+            with pytest.raises(StoreError, match=rf"{os.strerror(number)}\. Set {VARIABLE} to another folder"):
+                store.save(run(), "a")
+        assert [path for path in store.path.rglob("*") if path.is_file()] == []
+
+
+def test_a_history_is_its_owners_alone_unless_its_folder_was_made_for_several(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        own, shared = tmp_path / "own", tmp_path / "shared"
+        shared.mkdir(mode=0o777)
+        shared.chmod(0o1777)
+        for folder_, mode in ((own, 0o700), (shared, 0o1777)):
+            place = Store(folder_).save(run(), "a").parent
+            assert (folder_.stat().st_mode & 0o7777, place.stat().st_mode & 0o777) == (mode, 0o755)
+    finally:
+        os.umask(mask)
+
+
+def test_every_run_that_is_kept_is_found_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    slow = run(1)
-    slow["bionemo"]["measurements"][0]["judgement"] = "degraded"
-    machine = store.save(run(0), "sound").parent.name
-    store.save(slow, "slow")
-    store.save(run(2, level="full"), "full")
-    damaged = store.save(run(3), "damaged")
-    damaged.write_text(damaged.read_text()[:-60])
-
-    def last(level: str) -> str:
-        found, said = store.last(machine, level)
-        assert [line.partition(": ")[0] for line in said] == [str(damaged)]
-        return found[0].name if found else ""
-
-    assert (last("standard"), last("full"), last("quick")) == ("sound", "full", "")
-    (tmp_path / machine / "0001_sound.json").unlink()
-    assert last("standard") == "slow", "better than nothing: its other numbers are sound"
-    with pytest.raises(ReportError, match=r"0004_damaged\.json: is no JSON"):
-        store.runs(machine)[-1].load()
+    first = store.save(run(device="cpu", hostname=".hidden"), "a")
+    shutil.copytree(first.parent, tmp_path / "\x1b[31m-cpu")
+    assert store.machines() == [first.parent.name]
+    (first.parent / "999999999_a.json").write_bytes(first.read_bytes())
+    for number in (10**9, 10**9 + 1):
+        assert store.save(run(device="cpu", hostname=".hidden"), "a").name == f"{number}_a.json"
+    assert [stored.number for stored in store.runs(first.parent.name)] == [1, 999999999, 10**9, 10**9 + 1]
 
 
 # ---- what is a baseline of what
@@ -164,6 +187,7 @@ def test_a_run_that_cannot_be_compared_says_why_and_gives_no_number(before: Any,
 def test_numbers_that_were_slow_broken_or_of_somebodys_test_are_no_baseline() -> None:
     made = run(uuids=GPUS[:1])
     entries = made["bionemo"]["measurements"]
+    entries += [{**entries[0], "name": f"odd{value}", "value": value} for value in (0, -5.0, 5e-324, True)]
     for entry, changes in zip(
         entries,
         ({"judgement": "low"}, {"judgement": "degraded"}, {"judgement": "untrusted"}, {"value": None},
@@ -177,15 +201,126 @@ def test_numbers_that_were_slow_broken_or_of_somebodys_test_are_no_baseline() ->
     ]  # fmt: skip
 
 
-def test_what_all_nodes_measure_together_is_of_so_many_nodes() -> None:
-    job = dict.fromkeys(("launcher", "id", "task", "tasks", "node", "node_list"))
-    before: Any = {**job, "node_rank": 0, "hosts": [], "nodes": 4}
-    now: Any = {**before, "nodes": 2}
-    made = run(job=before)
-    made["bionemo"]["measurements"][0]["name"] = "collective_all_reduce_bus"
-    found = Baseline.of(made, "b", circumstances(job=now))
-    assert "collective_all_reduce_bus" not in {name for name, _, _ in found.numbers}
-    assert list(found.circumstances.differences(circumstances(job=now))) == ["nodes of the job: 4 before, 2 now"]
+def mig(run_: Any, *uuids: str) -> Any:
+    run_["bionemo"]["gpus"][0]["mig_devices"] = [
+        {"uuid": uuid, "name": "1g.10gb", "memory_bytes": 10**10} for uuid in uuids
+    ]
+    return run_
+
+
+TOGETHER = ("collective_all_reduce_bus", "node_all_reduce_bus", "node_to_node", "send_to_gpu1", "training_8m_tokens")
+JOB: Any = {**dict.fromkeys(("launcher", "id", "task", "tasks", "node", "node_list")), "node_rank": 0, "hosts": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"job": {**JOB, "nodes": 2}}, "nodes of the job: 1 before, 2 now"),
+        ({"uuids": (GPUS[1], GPUS[0], *GPUS[2:])},
+         f"the GPUs are counted in another order: {GPUS[0]}, {GPUS[1]} and 6 more before, {GPUS[1]}, {GPUS[0]} and 6 "
+         "more now"),
+        ({"uuids": (*GPUS[:7], "GPU-new")}, f"no longer here: {GPUS[7]}"),
+        ({"variables": {"CUDA_VISIBLE_DEVICES": "1,0"}}, "CUDA_VISIBLE_DEVICES: not set before, 1,0 now"),
+        ({"slices": ("MIG-a",)}, "MIG slices: none before, MIG-a now"),
+    ],
+)  # fmt: skip
+def test_what_devices_measure_together_is_of_the_same_devices(changes: Any, difference: str) -> None:
+    """What GPU 0 sends to gpu1 goes elsewhere once another GPU is gpu1, and eight GPUs reduce as no four do."""
+    made = run()
+    for entry, name in zip(made["bionemo"]["measurements"], (*TOGETHER, "training_step_alone"), strict=False):
+        entry |= {"name": name, "unit": "GB/s"}
+    before = Report.of(made)
+    slices = changes.get("slices", ())
+    after = mig(copy.deepcopy(made), *slices)
+    other = mig(run(**{name: value for name, value in changes.items() if name != "slices"}), *slices)
+    after["bionemo"] |= {key: other["bionemo"][key] for key in ("environment", "gpus")}
+
+    same = Baseline.of(made, "b", Circumstances.of(made["bionemo"]))
+    assert {*TOGETHER, "training_step_alone"} <= {name for name, _, _ in same.numbers}
+    now = Circumstances.of(after["bionemo"])
+    found = Baseline.of(made, "b", now)
+    assert (found.refused, difference in found.circumstances.differences(now)) == ("", True)
+    compared = compare(before, Report.of(after)).numbers
+    for names in ({name for name, _, _ in found.numbers}, {one.name for one in compared}):
+        assert names.isdisjoint(TOGETHER)
+        assert {"training_step_alone", "memory_copy"} <= names
+    assert set(TOGETHER) <= {one.name for one in compare(before, before).numbers}
+
+
+def test_a_long_list_of_visible_devices_is_compared_whole() -> None:
+    first, second = ({"CUDA_VISIBLE_DEVICES": ",".join(uuids)} for uuids in (GPUS, (*GPUS[:7], GPUS[0])))
+    now = circumstances(variables=first)
+    made = run(variables=first)
+    for found in (Circumstances.of(made["bionemo"]), Circumstances.from_json(json.loads(json.dumps(asdict(now))))):
+        assert found == now == replace(now, visible=first["CUDA_VISIBLE_DEVICES"])
+    (said,) = circumstances(variables=second).differences(now)
+    assert said.startswith("CUDA_VISIBLE_DEVICES: GPU-0")
+    assert len(said) < 200
+
+
+def test_a_gpu_without_a_uuid_is_compared_with_none() -> None:
+    made = run(uuids=("GPU-a", "gpu1"))
+    made["bionemo"]["gpus"][1]["uuid"] = None
+    found = Baseline.of(made, "b", Circumstances.of(made["bionemo"]))
+    assert {device for _, _, device in found.numbers} == {"GPU-a"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "word"), [("580.65.06", Word.LOW), ("580.95.05", Word.DEGRADED)], ids=["the same", "another driver"]
+)
+def test_what_another_driver_may_have_slowed_down_takes_no_gpu_out_of_service(driver: str, word: Word) -> None:
+    """A finding that is low blocks, and has the node replaced; one that is degraded warns."""
+    earlier = Baseline.of(run(), "b", circumstances(driver=driver))
+    options = Options(True, "standard", "cuda", "install", "r.json", 60.0, None)
+    device = ComputeDevice("gpu0", GPUS[0], cast(Any, object()))
+    compute = Compute(device, cast(Any, None), cast(Any, None), options, [], earlier)
+    found = compute.earlier("memory_copy", "GB/s")
+    assert found
+    rulers = compute.earlier_rulers("memory_copy", "GB/s")
+    for share in (0.7, 0.01):
+        judgement = judging.judge(share * found.value, higher_is_better=True, **rulers)
+        assert (judgement.word, judgement.because) == (word, f"{share:.2f} x its own earlier value")
+    assert compute.earlier_rulers("fft_2d", "GB/s") == {}
+
+
+def test_what_a_baseline_says_of_itself_steers_no_terminal_and_is_short() -> None:
+    made = run(driver="\x1b[31m\n580" + 10**6 * "x")
+    made["bionemo"] |= {"started": "2026\x1b[2J", "level": "\u202elevel"}
+    made["bionemo"]["environment"]["job"] = {**JOB, "nodes": "4"}
+    found = Baseline.of(made, "a\x1b.json", circumstances())
+    said = [found.describe(), found.refused, *found.circumstances.differences(circumstances())]
+    assert all(text.isprintable() and len(text) < 400 for text in said), said
+    assert "nodes of the job: 4 before, 1 now" in said
+
+
+def test_last_is_the_newest_whole_run_of_the_level_in_which_nothing_was_slow(tmp_path: Path) -> None:
+    store, environ = Store(tmp_path), {VARIABLE: str(tmp_path)}
+    slow, nothing, interrupted, forged = run(2), run(3), run(4) | {"exitcode": 2}, run(5, uuids=("GPU-other",))
+    slow["bionemo"]["measurements"][0]["judgement"] = "degraded"
+    nothing["bionemo"]["measurements"] = []
+
+    def last(level: str = "standard") -> Baseline:
+        return find("last", tmp_path, circumstances(level=level), environ)
+
+    place = store.save(run(0, level="full"), "full").parent
+    assert last().refused == "no run of level standard of this machine is kept there"
+    save(place / "0002_forged.json", forged)
+    assert last().refused == "no run of level standard of this machine is kept there"
+    assert ["0002_forged.json: it is of another machine" in line for line in last().skipped] == [True]
+    store.save(nothing, "nothing")
+    assert last().refused == "it holds no number that could be compared"
+    store.save(slow, "slow")
+    assert (last().name, last().refused) == ("0004_slow.json", ""), "better than nothing: its other numbers are sound"
+    store.save(interrupted, "interrupted")
+    assert last().name == "0005_interrupted.json"
+    store.save(run(1), "sound")
+    for number, made in enumerate((slow, nothing, interrupted, forged, run(6) | {"exitcode": None}), 7):
+        save(place / f"{number:04d}_x.json", made)
+    (place / "0012_x.json").write_text("{")
+    assert (last().name, len(last().numbers)) == ("0006_sound.json", 72)
+    skipped = [line.rpartition("/")[2].partition(":")[0] for line in last().skipped]
+    assert skipped == ["0012_x.json", "0011_x.json", "0010_x.json"]
+    assert last("full").name == "0001_full.json"
 
 
 def test_a_baseline_is_a_report_a_folder_or_the_last_run(tmp_path: Path) -> None:
@@ -208,12 +343,14 @@ def test_a_baseline_is_a_report_a_folder_or_the_last_run(tmp_path: Path) -> None
     odd["bionemo"]["checks"] = [{"id": "x"}]
     save(tmp_path / "odd.json", odd)
     save(tmp_path / "begun.json", run() | {"exitcode": None})
+    save(tmp_path / "job.json", run(job={**JOB, "nodes": "many"}))
     save(tmp_path / "list.json", [1])  # type: ignore[arg-type]
     (tmp_path / "empty.json").touch()
     os.mkfifo(tmp_path / "pipe.json")
     for name, said in (
         ("none.json", "cannot be read: No such file"), ("empty.json", "is no JSON: empty"),
-        ("list.json", "not a report"), ("odd.json", "is damaged"), ("begun.json", "its run has not finished"),
+        ("list.json", "not a report"), ("odd.json", "is damaged"),
+        ("job.json", r"job\.json: the report is damaged \(ValueError: "), ("begun.json", "its run has not finished"),
         ("pipe.json", "is no regular file"), ("a\0b", "null"), ("~nobody-of-this-name/r", "home"),
     ):  # fmt: skip
         with pytest.raises(BaselineError, match=said) as caught:
@@ -347,6 +484,7 @@ def test_runs_are_saved_listed_shown_and_compared(
     for arguments, error in (
         (["show", "1"], f"which machine is meant? Add --machine with one of: {min(machine, 'z')}"),
         (["show", "9", "--machine", machine], "'9' is no run of this machine. The last ones are: 1 nightly, 2 after"),
+        (["show", "\u00b2", "--machine", machine], "'\u00b2' is no run of this machine."),
         (["show", "1", "--machine", "x"], "--machine 'x' is none of: "),
         (["show", "none.json"], "none.json: cannot be read"),
         (["save", str(tmp_path / "r.json"), "--name", "a/b"], "'a/b' is not a name for a run"),
@@ -377,6 +515,35 @@ def test_the_page_of_the_docs_shows_what_the_command_prints(
         command.main(arguments)
         printed = capsys.readouterr().out
         assert f"```text\n$ python -m pytest_bionemo history {' '.join(arguments)}\n{printed}```\n" in page
+
+
+def test_one_damaged_run_is_named_and_costs_the_others_nothing(
+    machine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / machine / "0004_x.json", run(job={**JOB, "nodes": "many"}))
+    save(tmp_path / machine / "0005_y.json", run(uuids=("GPU-of-another-machine",), slow={("matmul_bf16", 0): 0.1}))
+    hostile = run(6, driver="\x1b[31m\u202e" + "x" * 500)
+    hostile["bionemo"]["level"] = "\x1b[31m"
+    save(tmp_path / machine / "0006_z.json", hostile)
+    for arguments, status in ((["list"], 0), (["compare", "1", "6"], 4), (["plot", "--level", "standard"], 0)):
+        assert command.main(arguments) == status
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out
+        if arguments[0] == "compare":
+            assert "this one of level \\x1b[31m" in " ".join(out.split())
+        else:
+            assert "0005_y.json: it is of another machine, gpus-" in " ".join((out + err).split())
+            assert "0004_x.json: the report is damaged (ValueError" in " ".join((out + err).split())
+    assert "0001 nightly of" in out
+
+
+def test_the_command_imports_nothing_from_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('a file of this folder')")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_bionemo", "history", "list"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, VARIABLE: str(tmp_path / "none")},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_empty_history_says_how_to_begin(

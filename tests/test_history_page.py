@@ -75,6 +75,29 @@ def test_the_picture_in_the_docs_is_what_the_command_draws(tmp_path: Path) -> No
     assert (Path(__file__).parents[1] / "docs" / "history.svg").read_text() == drawn
 
 
+def test_the_names_of_devices_do_not_lie_on_each_other(tmp_path: Path) -> None:
+    for slow, name in (
+        ({("matmul_bf16", 3): 0.5}, "gpu3"),
+        ({("matmul_bf16", gpu): 0.5 for gpu in range(8)}, "8 devices"),
+    ):
+        machine, found = runs(tmp_path / name, run(0), run(1, slow=slow))
+        drawn = ElementTree.fromstring(draw_runs(machine, found, "x.svg", ("matmul_bf16",), None))
+        texts = [str(element.text) for element in drawn.iter() if element.tag.endswith("text")]
+        assert [text for text in texts if "gpu" in text or "devices" in text] == [name]
+
+
+def test_what_devices_measure_together_begins_anew_where_they_are_others(tmp_path: Path) -> None:
+    documents: Sequence[Any] = [
+        run(number, uuids=("GPU-x",), variables={"CUDA_VISIBLE_DEVICES": visible})
+        for number, visible in enumerate("0011")
+    ]
+    for document in documents:
+        document["bionemo"]["measurements"][2]["name"] = "send_to_gpu1"
+    machine, found = runs(tmp_path, *documents)
+    for name, number in (("send_to_gpu1", 2), ("memory_read", 4)):
+        assert draw_runs(machine, found, "x.svg", (name,), None).count("<circle") == number
+
+
 def test_a_drawing_alone_holds_the_numbers_that_were_asked_for(tmp_path: Path) -> None:
     machine, found = runs(tmp_path, *fortnight(), run(20, level="full"))
     drawn = draw_runs(machine, found, "x.SVG", ("memory_copy",), "standard")

@@ -374,6 +374,12 @@ def loader_feeds_training(worker: Compute) -> None:
 def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstances) -> None:
     """The run that this one is compared with was made in the same circumstances.
 
+    Why: a change of speed can come from what is different, and not from the device; and where nothing can be
+    compared, a device that has become slower goes unnoticed.
+
+    How it decides: the run that --bionemo-baseline names has to be one of this machine, at the same level; driver,
+    PyTorch, CUDA, cuDNN and NCCL, the devices and the number of nodes have to be the same.
+
     Fix: save a run of the machine as it is now, and compare with that.
     """
     if baseline is None:
@@ -383,7 +389,7 @@ def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstanc
         fail(
             f"no number is compared with {baseline.describe()}: {baseline.refused}",
             why="that a device has become slower goes unnoticed",
-            fix=[save],
+            fix=[save, "or name another run: --bionemo-baseline"],
             action=Action.NONE,
         )
     if differences := list(baseline.circumstances.differences(circumstances)):

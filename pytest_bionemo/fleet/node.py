@@ -22,6 +22,7 @@ from pytest_bionemo.fleet import findings, hosts
 from pytest_bionemo.model import Gpu, VerdictName, describe_gpus
 from pytest_bionemo.report import hyperpod
 from pytest_bionemo.reports import DAMAGED, expect_known
+from pytest_bionemo.showing import shown as shown
 from pytest_bionemo.terms import DEFAULT_REPORT
 from pytest_bionemo.verdict import SCHEMA_VERSION, ReportError, Verdict, fold
 
@@ -31,7 +32,6 @@ REASONS_AT_MOST = 5
 _LONGEST_REASON = 300
 _LONGEST_FIX = 400
 _FIXES_AT_MOST = 12
-_LONGEST_FACT = 120
 _FACTS_AT_MOST = 64
 _NUMBERS_AT_MOST = 8192
 _LONGEST_UNIT = 24
@@ -352,14 +352,4 @@ def _models(gpus: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return "none" if value is None else shown(str(value), _LONGEST_FACT)
-
-
-def shown(value: object, longest: int = _LONGEST_FACT) -> str:
-    """A text as it can be shown anywhere: nothing in it steers a terminal or turns the direction of writing."""
-    text = str(value)
-    if len(text) <= longest and text.isprintable():
-        return text
-    text = " ".join(text[: 4 * longest].split())
-    plain = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-    return plain if len(plain) <= longest else f"{plain[: longest - 3]}..."
+    return "none" if value is None else shown(value)

@@ -16,6 +16,7 @@ from pytest_bionemo.history import table
 from pytest_bionemo.history.baselines import LAST
 from pytest_bionemo.history.compare import compare
 from pytest_bionemo.history.store import VARIABLE, Store, Stored, StoreError, check_name, folder, load
+from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import DAMAGED, Report
 from pytest_bionemo.verdict import ReportError
 
@@ -157,15 +158,9 @@ def _plot(options: argparse.Namespace, store: Store) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """Written beside and renamed: who reads it meanwhile reads the old one or the new one."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no regular file. Choose another -o.")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        atomic.replace(path, text.encode())
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another -o.") from None
 
 
@@ -190,11 +185,15 @@ def _pick(name: str, options: argparse.Namespace, store: Store) -> tuple[str, Re
     if name == LAST:
         # One that is damaged is passed over, and named.
         return _newest(runs)
-    called = [stored for stored in runs if name == stored.name or (name.isdigit() and int(name) == stored.number)]
+    called = [stored for stored in runs if _is_number(name, stored)] or [run for run in runs if run.name == name]
     if not called:
         known = ", ".join(f"{stored.number} {stored.name}" for stored in runs[-5:])
         raise UsageError(f"{name!r} is no run of this machine. The last ones are: {known}.")
     return called[-1].path.name, called[-1].load()
+
+
+def _is_number(name: str, stored: Stored) -> bool:
+    return name.isascii() and name.isdigit() and name.lstrip("0") == str(stored.number)
 
 
 def _newest(runs: Sequence[Stored]) -> tuple[str, Report]:

@@ -6,19 +6,18 @@ interval and beyond the limits of a healthy device. What may lie on both sides o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 from pytest_bionemo import judging
-from pytest_bionemo.baseline import BETWEEN_NODES, Circumstances, interval, is_number
+from pytest_bionemo.baseline import Circumstances, Key, interval, is_usual
+from pytest_bionemo.fleet.node import is_compared
 from pytest_bionemo.judging import Judgement, Limits, Word
 from pytest_bionemo.model import Measurement
 from pytest_bionemo.reports import Report
 
 _SLOW = (Word.LOW, Word.DEGRADED)
-_LARGEST = 1e100
 
 
 class Change(str, Enum):
@@ -102,9 +101,7 @@ def compare(before: Report, after: Report) -> Comparison:
     if refused := then.why_not(now):
         return Comparison((), (), refused)
     limits = judging.REHEARSED_BEFORE if now.is_rehearsal else judging.NODE
-    first, second = numbers_of(before), numbers_of(after)
-    if then.nodes != now.nodes:
-        first, second = _without_those_between_nodes(first), _without_those_between_nodes(second)
+    first, second = numbers_beside(now, before), numbers_beside(then, after)
     found = [_compared(key, first[key], second[key], limits) for key in first if key in second]
     order = list(Change)
     return Comparison(
@@ -116,37 +113,32 @@ def compare(before: Report, after: Report) -> Comparison:
     )
 
 
-Key = tuple[str, str, "str | None"]
-
-
 def numbers_of(report: Report) -> dict[Key, Number]:
     """The numbers of a run that can be compared, by name, unit and device: not those that were beyond physics."""
     return {
-        (entry.name, entry.unit, entry.device): Number(float(entry.value), _positive(entry.ci95))
+        (entry.name, entry.unit, entry.device): Number(float(entry.value), interval(entry.ci95))
         for entry in report.measurements
         if entry.value is not None and _can_be_compared(entry)
     }
 
 
+def numbers_beside(other: Circumstances, report: Report) -> dict[Key, Number]:
+    """The numbers of a run that can be compared with those of a run in the other circumstances."""
+    own = Circumstances.of(report.document["bionemo"])
+    return (
+        {}
+        if own.why_not(other)
+        else {
+            (name, unit, device): number
+            for (name, unit, device), number in numbers_of(report).items()
+            if own.can_compare(name, device, other)
+        }
+    )
+
+
 def _can_be_compared(entry: Measurement) -> bool:
     is_ours = entry.test is None and entry.judgement != Word.UNTRUSTED.value
-    return is_ours and says_better(entry.unit) and is_number(entry.value) and _is_usual(entry.value or 0)
-
-
-def _is_usual(value: float) -> bool:
-    """Whether it can be multiplied and divided: nothing that is measured is larger or smaller."""
-    return 1 / _LARGEST < value < _LARGEST
-
-
-def _positive(ci95: object) -> tuple[float, float] | None:
-    """The interval of a number that is above 0; None for what cannot be one."""
-    found = interval(ci95)
-    return found if found and all(map(_is_usual, found)) else None
-
-
-def says_better(unit: object) -> bool:
-    """Whether the unit says which end of a number is the better one."""
-    return isinstance(unit, str) and (unit == "s" or unit.endswith("/s"))
+    return is_ours and is_compared(entry.unit) and is_usual(entry.value)
 
 
 def judge(unit: str, before: Number, after: Number, limits: Limits = judging.NODE) -> Change:
@@ -197,7 +189,3 @@ def _compared(key: Key, before: Number, after: Number, limits: Limits) -> Compar
 def _ratios(before: Number, after: Number) -> tuple[float, float]:
     """Of after to before, the least and the most that their intervals leave possible."""
     return after.ends[0] / before.ends[1], after.ends[1] / before.ends[0]
-
-
-def _without_those_between_nodes(numbers: Mapping[Key, Number]) -> dict[Key, Number]:
-    return {key: number for key, number in numbers.items() if not key[0].startswith(BETWEEN_NODES)}

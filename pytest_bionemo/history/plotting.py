@@ -8,10 +8,9 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 from pytest_bionemo import judging
-from pytest_bionemo.baseline import Circumstances
-from pytest_bionemo.fleet.node import shown
+from pytest_bionemo.baseline import Circumstances, Key
 from pytest_bionemo.history import table
-from pytest_bionemo.history.compare import Change, Key, Number, judge, numbers_of
+from pytest_bionemo.history.compare import Change, Number, judge, numbers_beside
 from pytest_bionemo.history.store import Stored
 from pytest_bionemo.judging import Limits
 from pytest_bionemo.model import count
@@ -19,6 +18,7 @@ from pytest_bionemo.page.shell import PageError, render
 from pytest_bionemo.page.timeline import HEIGHT, Course, Moment, Point, draw, parts
 from pytest_bionemo.report.terminal import show_number
 from pytest_bionemo.reports import Report
+from pytest_bionemo.showing import shown
 
 RUNS_AT_MOST = 200
 """The newest ones; a drawing of more has no room for them."""
@@ -94,8 +94,9 @@ def _courses(reports: Sequence[Report]) -> list[Course]:
     limits = _limits(reports[-1])
     names = table.names_of(reports[-1])
     by_key: dict[Key, list[tuple[int, Number]]] = {}
+    newest = Circumstances.of(reports[-1].document["bionemo"])
     for place, report in enumerate(reports):
-        for key, one in numbers_of(report).items():
+        for key, one in numbers_beside(newest, report).items():
             by_key.setdefault(key, []).append((place, one))
     by_quantity: dict[tuple[str, str], dict[str, list[Point]]] = {}
     for (name, unit, device), numbers in by_key.items():

@@ -13,25 +13,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_bionemo.baseline import UNSOUND
+from pytest_bionemo.baseline import Circumstances
 from pytest_bionemo.fleet import sources
+from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import DAMAGED, Report
 from pytest_bionemo.terms import RUN_NAME
 from pytest_bionemo.verdict import ReportError
 
 VARIABLE = "PYTEST_BIONEMO_STORE"
-_FILE = re.compile(rf"(?P<number>\d{{4,9}})_(?P<name>{RUN_NAME})\.json", re.ASCII)
-_TAKEN = re.compile(r"\.?(?P<number>\d{4,9})[_.].*", re.ASCII | re.DOTALL)
+_FILE = re.compile(rf"(?P<number>\d{{4,}})_(?P<name>{RUN_NAME})\.json", re.ASCII)
+_TAKEN = re.compile(r"\.?(?P<number>\d{4,})[_.].*", re.ASCII | re.DOTALL)
 _NO_LETTER = re.compile(r"[^A-Za-z0-9._-]")
-_OURS_ALONE = 0o700  # as the XDG Base Directory Specification wants the folders that a program makes
+# As the XDG Base Directory Specification wants the folders that a program makes. A history that several users share
+# lies in a folder that somebody made for them.
+_OURS_ALONE = 0o700
 
 
 class StoreError(Exception):
@@ -50,9 +51,16 @@ class Stored:
     def load(self) -> Report:
         """The run.
 
-        :raises ReportError: one line that names the file.
+        :raises ReportError: one line that names the file, also where it is of another machine than the folder.
         """
-        return load(self.path)
+        report = load(self.path)
+        try:
+            machine = machine_of(report.document["bionemo"])
+        except StoreError as error:
+            raise ReportError(f"{self.path}: {error}") from None
+        if machine != self.machine:
+            raise ReportError(f"{self.path}: it is of another machine, {machine}")
+        return report
 
 
 def folder(environ: Mapping[str, str]) -> Path:
@@ -110,9 +118,13 @@ def load(path: Path) -> Report:
     :raises ReportError: one line that names it, if it cannot be read, is none, is damaged, or of a later version.
     """
     try:
-        return Report.of(_json(sources.load(str(path))), path)
+        report = Report.of(_json(sources.load(str(path))), path)
+        Circumstances.of(report.document["bionemo"])  # what these cannot be read from can be compared with nothing
     except ReportError as error:
         raise ReportError(f"{path}: {' '.join(str(error).split())}") from None
+    except DAMAGED as error:
+        raise ReportError(f"{path}: the report is damaged ({type(error).__name__}: {error})") from None
+    return report
 
 
 def _json(content: bytes) -> Any:
@@ -131,12 +143,13 @@ class Store:
     def machines(self) -> list[str]:
         """The names of the folders that hold runs, sorted."""
         try:
-            names = sorted(entry.name for entry in self.path.iterdir() if entry.is_dir() and entry.name[0] != ".")
+            names = sorted(entry.name for entry in self.path.iterdir() if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise _unusable(self.path, error) from None
-        return [name for name in names if self.runs(name)]
+        # A name with other characters is not ours, and could steer the terminal that it is shown on.
+        return [name for name in names if not _NO_LETTER.search(name) and self.runs(name)]
 
     def runs(self, machine: str) -> list[Stored]:
         """The runs of a machine, oldest first. They are not opened."""
@@ -156,27 +169,6 @@ class Store:
                 damaged.append(str(error))
         return found, damaged
 
-    def last(self, machine: str, level: str) -> tuple[tuple[Stored, Report] | None, list[str]]:
-        """The newest run of this level on which no number speaks against the machine, else the newest of the level.
-
-        A device that has become slow would otherwise be compared with itself from its second run on.
-
-        :return: the run, None where there is none; and a line for each damaged file that was met.
-        """
-        newest, damaged = None, []
-        for stored in reversed(self.runs(machine)):
-            try:
-                report = stored.load()
-            except ReportError as error:
-                damaged.append(str(error))
-                continue
-            if report.level != level:
-                continue
-            if all(number.judgement not in UNSOUND for number in report.measurements):
-                return (stored, report), damaged
-            newest = newest or (stored, report)
-        return newest, damaged
-
     def save(self, document: Mapping[str, Any], name: str) -> Path:
         """Keep a run, under the next number of its machine.
 
@@ -191,34 +183,36 @@ class Store:
             raise StoreError(f"the report is damaged ({type(error).__name__}: {error})") from None
         content = json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
         try:
-            place.mkdir(mode=_OURS_ALONE, parents=True, exist_ok=True)
+            self.path.mkdir(mode=_OURS_ALONE, parents=True, exist_ok=True)
+            place.mkdir(exist_ok=True)
             return _write_next(place, name, content)
         except OSError as error:
             raise _unusable(place, error) from None
 
 
 def _write_next(place: Path, name: str, content: bytes) -> Path:
+    part, number = _take_number(place)
+    try:
+        atomic.write(part, content)
+        return part.rename(place / f"{number:04d}_{name}.json")
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _take_number(place: Path) -> tuple[Path, int]:
+    """The next number, and the file that only one run can make: it is that run's, until it is renamed."""
     number = max((_number(entry) for entry in _names(place)), default=0)
     while True:
         number += 1
         part = place / f".{number:04d}.part"
         try:
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            part.touch(exist_ok=False)
         except FileExistsError:
             continue  # another run takes this number, or has died while it did
-        with os.fdopen(handle, "wb") as file:
-            try:
-                if any(_number(entry) == number for entry in _names(place) if entry != part.name):
-                    part.unlink()
-                    continue  # another run has finished with it since we looked
-                file.write(content)
-                file.flush()
-                with suppress(OSError):  # where that cannot be asked for, closing the file is what stores it
-                    os.fsync(file.fileno())
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-        return part.rename(place / f"{number:04d}_{name}.json")
+        if not any(_number(entry) == number for entry in _names(place) if entry != part.name):
+            return part, number
+        part.unlink()  # another run has finished with it since we looked
 
 
 def _number(name: str) -> int:

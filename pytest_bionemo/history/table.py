@@ -6,16 +6,16 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pytest_bionemo.fleet.node import shown
 from pytest_bionemo.history.compare import Change, Compared, Comparison, numbers_of
 from pytest_bionemo.history.store import Stored
 from pytest_bionemo.model import count, describe_gpus
 from pytest_bionemo.report.terminal import show_number
 from pytest_bionemo.reports import Report
+from pytest_bionemo.showing import shown
 
 _LABEL = 9
 _LISTED_AT_MOST = 40
-_NARROWEST_NAME = 16
+_NARROWEST_NAME, _LONGEST_NAME = 16, 48
 _INDENT = "  "
 _WIDE = 100  # columns from which on there is room for everything
 _MANY, _SMALL, _NARROW = 9.0, 0.1, 0.01
@@ -47,7 +47,7 @@ def _run(stored: Stored, report: Report) -> tuple[str, ...]:
     return (
         f"{_INDENT}{stored.number:04d} {stored.name}",
         _when(report),
-        report.level,
+        shown(report.level),
         report.verdict,
         shown(facts.get("driver") or "none"),
         shown(facts.get("torch") or "none"),
@@ -68,7 +68,7 @@ def comparison(
     """
     yield f" BioNeMo history: {headline(found)} ".center(width, "=")
     for label, (name, report) in (("before", before), ("after", after)):
-        yield from _labelled(label, f"{name}, {_when(report)}, level {report.level}, {report.verdict}", width)
+        yield from _labelled(label, f"{name}, {_when(report)}, level {shown(report.level)}, {report.verdict}", width)
     for position, text in enumerate(found.differences):
         yield from _labelled("" if position else "differs", shown(text, 300), width)
     if found.refused:
@@ -149,7 +149,7 @@ def _left_over(found: Comparison, every: bool, width: int) -> Iterator[str]:
 
 
 def _listed(numbers: Sequence[tuple[str, str | None]]) -> str:
-    names = list(dict.fromkeys(shown(name) for name, _ in numbers))
+    names = list(dict.fromkeys(shown(name, _LONGEST_NAME) for name, _ in numbers))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{count(len(numbers), 'number')}: {', '.join(names[:3])}{more}" if names else ""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -129,6 +130,7 @@ def parts(course: Course, moments: Sequence[Moment]) -> Iterator[str]:
     yield from _dates(moments, frame)
     for device, points in course.devices.items():
         yield from _line(course, device, points, moments, frame)
+    yield from _names(course, frame)
 
 
 def _say(course: Course, moments: Sequence[Moment]) -> str:
@@ -194,10 +196,19 @@ def _line(
             low, high = map(frame.y, ends)
             yield f'<line class="ci" x1="{x}" x2="{x}" y1="{low}" y2="{high}"/>'
         said = f"{device} {number(point.value, course.unit)}, {moments[point.run].name} of {moments[point.run].when}"
-        if point.word == "worse":
-            anchor, aside = ("end", -10) if point.run > len(moments) / 2 else ("start", 10)
-            yield f'<text class="{anchor}" x="{x}" y="{y + 4}" dx="{aside}">{escape(shown(device, 20))}</text>'
         yield from _mark(x, y, point.word, escape(shown(f"{said}{f': {point.word}' if point.word else ''}", 300)))
+
+
+def _names(course: Course, frame: _Frame) -> Iterator[str]:
+    """Beside the marks of what is worse. Names of many devices would lie on each other: there are so many."""
+    by_run: dict[int, list[tuple[str, float]]] = {}
+    for device, point in _worse(course):
+        by_run.setdefault(point.run, []).append((device, point.value))
+    for run, found in by_run.items():
+        name = shown(found[0][0], 20) if len(found) == 1 else f"{len(found)} devices"
+        y = frame.y(statistics.median(value for _, value in found)) + 4
+        anchor, aside = ("end", -10) if run > frame.runs / 2 else ("start", 10)
+        yield f'<text class="{anchor}" x="{frame.x(run)}" y="{y:g}" dx="{aside}">{escape(name)}</text>'
 
 
 def _mark(x: str, y: float, word: str, said: str) -> Iterator[str]:

@@ -156,7 +156,9 @@ def _in_full(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> I
         yield from _labelled("unknown", f"what a plugin knows of the environment: {error}", width, "unknown")
     yield from _numbers(run.get("measurements", []), width, verbosity)
     if baseline := run.get("baseline"):
-        yield from _baseline(baseline, any(entry["check"] == _COMPARABLE for entry in run["warnings"]), width)
+        is_told = any(entry["check"] == _COMPARABLE for entry in run["warnings"])
+        judged = sum(1 for entry in run.get("measurements", []) if entry["judgement"])
+        yield from _baseline(baseline, judged, is_told, width)
     yield from _targets(run.get("targets", []), width, verbosity)
 
 
@@ -229,10 +231,15 @@ def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: i
         )
 
 
-def _baseline(found: Mapping[str, Any], is_told: bool, width: int) -> Iterator[Line]:
-    """What the numbers were compared with; why they were not, unless a finding tells it already."""
+def _baseline(found: Mapping[str, Any], judged: int, is_told: bool, width: int) -> Iterator[Line]:
+    """What the numbers were compared with; why they were not, unless a finding tells it already.
+
+    ``judged`` is how many there are: the earlier run need not have measured all of them.
+    """
     of = f"{found['name']} of {found['started'][:10]}" if found["started"] else found["name"]
-    said = f"{count(found['compared'], 'number')} compared" if found["compared"] else "no number compared"
+    compared = found["compared"]
+    numbers = f"{compared} of {count(judged, 'number')}" if compared != judged else count(judged, "number")
+    said = f"{numbers if compared else 'no number'} compared"
     why = f": {found['refused']}" if found["refused"] and not is_told else ""
     yield from _labelled("baseline", f"{of}: {said}{why}", width, "plain" if found["compared"] else "unknown")
     for line in found["skipped"]:

@@ -228,10 +228,26 @@ def test_a_terminal_that_goes_away_costs_nothing_of_the_report(slow_rig: Rig, is
     child = terminal.start(slow_rig, *CHECKS, "-v", is_controlling=is_controlling)
     terminal.until(BOTH)
     terminal.hang_up()
-    let_go(slow_rig, "cpu0", "cpu1")
+    expect_all_of_the_report(slow_rig, child)
+
+
+def test_a_shell_that_passes_the_hangup_on_ends_neither_the_run_nor_its_processes(slow_rig: Rig) -> None:
+    terminal = Terminal()
+    child = terminal.start(slow_rig, *CHECKS, "-v", "-n", "2")
+    terminal.until("are_quick[1]")
+    terminal.hang_up()
+    for _ in range(3):  # the shell sends one to the whole job, and the kernel another one as the shell ends
+        time.sleep(0.2)
+        os.killpg(child.pid, signal.SIGHUP)
+    expect_all_of_the_report(slow_rig, child)
+
+
+def expect_all_of_the_report(rig: Rig, child: subprocess.Popen[bytes]) -> None:
+    """Let the workloads go, and see that nothing is missing."""
+    let_go(rig, "cpu0", "cpu1")
     assert child.wait(60) == 1
-    assert verdict_in(slow_rig) == ("INCONCLUSIVE", 1)
-    tests = json.loads((slow_rig.project / REPORT).read_text())["tests"]
+    assert verdict_in(rig) == ("INCONCLUSIVE", 1)
+    tests = json.loads((rig.project / REPORT).read_text())["tests"]
     assert [test["outcome"] for test in tests] == ["passed"] * 6
 
 

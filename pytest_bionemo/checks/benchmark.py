@@ -134,7 +134,7 @@ def no_throttling_under_load(worker: Compute) -> None:
     Why: a hardware slowdown halves the clock or worse, and every step waits for this device.
 
     How it decides: NVML is asked for the reasons of the clock while matrices are multiplied: a hardware slowdown in
-    most of the samples blocks, in fewer it warns.
+    half of the samples or more blocks, in fewer it warns, as does a clock that the driver lowers for heat.
 
     Fix: look at cooling and power of the node.
     """
@@ -373,6 +373,12 @@ def loader_feeds_training(worker: Compute) -> None:
 @check(severity="warning", level="standard", needs=("undisturbed",))
 def baseline_is_comparable(baseline: Baseline | None, circumstances: Circumstances) -> None:
     """The run that this one is compared with was made in the same circumstances.
+
+    Why: a change of speed can come from what is different, and not from the device; and where nothing can be
+    compared, a device that has become slower goes unnoticed.
+
+    How it decides: the run that --bionemo-baseline names has to be one of this machine, at the same level; driver,
+    PyTorch, CUDA, cuDNN and NCCL, the devices and the number of nodes have to be the same.
 
     Fix: save a run of the machine as it is now, and compare with that.
     """

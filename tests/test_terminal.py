@@ -119,6 +119,11 @@ def test_the_summary_says_how_to_ask_about_a_finding_or_about_all_of_them() -> N
     assert asked("my report.json", blockers=[one, two]) == ["--report 'my report.json'"]
     assert asked("", blockers=[one, two]) == ["driver::answers"]  # no report is kept
     assert asked(not_run=[gap(None)]) == []
+    # A plugin that was loaded with -p offered it: nobody knows of it afterwards but the report.
+    topics = [{"name": "driver", "module": "pytest_bionemo.checks.driver"}, {"name": "disk", "module": "acme.disk"}]
+    assert asked(blockers=[one], topics=topics) == ["driver::answers"]
+    assert asked(blockers=[finding("bionemo/disk::is_there")], topics=topics) == ["--report r.json"]
+    assert asked("", blockers=[finding("bionemo/disk::is_there")], topics=topics) == ["disk::is_there"]
     unwritten = terminal.summary(run_of(blockers=[one, two]), "r.json", 80, 0, write_error="no space left")
     assert any(line.text.endswith("explain driver::answers") for line in unwritten)
 

@@ -41,8 +41,6 @@ def main(arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        if sys.flags.optimize > 1:
-            raise UsageError("what explains a check is in its docstring: unset PYTHONOPTIMIZE, drop python -OO")
         options = _options(arguments)
         lines = _of_check(options) if options.report is None else _of_report(options)
         print("\n".join(lines), flush=True)
@@ -57,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    if sys.flags.optimize > 1:
+        raise UsageError("what explains a check is in its docstring: unset PYTHONOPTIMIZE, drop python -OO.")
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.check is None) == (options.report is None):
@@ -161,7 +161,8 @@ def _print(
 
 def _strong() -> Callable[[str], str]:
     """Bold, on a terminal that shows it."""
-    is_wanted = sys.stdout and sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_wanted = is_terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
     return (lambda text: f"\x1b[1m{text}\x1b[0m") if is_wanted else str
 
 

@@ -138,7 +138,7 @@ def explain(check: Check, all_checks: Collection[Check], instance: str = "") -> 
 
 
 def _command(check: Check, instance: str) -> str:
-    """A shell takes brackets for a pattern, and parameters of others may hold whatever else it does not leave alone."""
+    """Quoted: a shell takes brackets for a pattern, and parameters of others may hold anything."""
     token = f"{NAME}/{check.id}[{instance}]" if instance else f"{NAME}/{check.id}"
     return f"pytest {shlex.quote(token)}" + (" --bionemo-level full" if check.spec.level == "full" else "")
 
@@ -158,7 +158,7 @@ def _ids_of(name: str, values: Iterable[Any], ids: Any) -> Iterator[str]:
     """What stands for each value in the ids of tests: pytest's own words for it depend on the version."""
     named = list(ids) if isinstance(ids, Iterable) else []
     for place, value in enumerate(values):
-        said = value.id if isinstance(value, _PARAM) else None
+        said: Any = value.id if isinstance(value, _PARAM) else None
         plain = value.values[0] if isinstance(value, _PARAM) else value
         if said is None:
             said = named[place] if place < len(named) else ids(plain) if callable(ids) else plain

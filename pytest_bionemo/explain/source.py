@@ -155,7 +155,7 @@ class _Reader:
             self._given.update(places[: len(node.args)], (one.arg for one in node.keywords if one.arg))
 
     def _read_earlier(self, call: ast.Call) -> None:
-        """judge(**device.earlier_rulers("memory_copy", "GB/s")), with limits of their own in a rehearsal, or without."""
+        """judge(**device.earlier_rulers("memory_copy", "GB/s")): in a rehearsal with limits of their own, or not."""
         function = getattr(Compute, call.func.attr, None) if isinstance(call.func, ast.Attribute) else None
         if function is Compute.earlier_rulers:
             self.found.rulers.add("baseline")

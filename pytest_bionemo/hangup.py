@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _DESCRIPTORS = Path("/dev/fd")
+# Some terminals tell the shell before they close, and the shell its jobs.
+_IS_CLOSING_MS = 1000
 
 
 class Hangup:
@@ -54,13 +56,13 @@ class Hangup:
             self._writer._file = self._terminal
         os.close(self._descriptor)
 
-    def is_gone(self) -> bool:
+    def is_gone(self, within_ms: int = 0) -> bool:
         """Whether the terminal is, which it then stays: our own descriptor of it leads to nowhere, too."""
         if self._has_let_go:
             return True
         poll = select.poll()
         poll.register(self._descriptor, 0)
-        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(within_ms))
 
     def let_go(self) -> None:
         """Lead every descriptor of the terminal to nowhere: those that capturing has laid aside, too."""
@@ -76,7 +78,7 @@ class Hangup:
 
     def _hear(self, number: int, frame: object) -> None:
         # Heard more than once: a shell passes it on to its jobs, and as the shell ends the kernel does.
-        if self.is_gone():
+        if self.is_gone(_IS_CLOSING_MS):
             self.let_go()
         else:  # somebody has sent it by hand, to end the run
             signal.signal(number, signal.SIG_DFL)

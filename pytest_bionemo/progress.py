@@ -100,11 +100,11 @@ def wanted(when: When, is_terminal: bool, is_quiet: bool, variables: Mapping[str
     """Where progress is shown: "live" on a terminal, in a "log", or "" for nowhere.
 
     With ``auto`` a terminal of a CI service is a log, and ``-q -q`` asks for silence; ``on`` shows it all the same.
-    A terminal that is dumb cannot erase a line, whatever is asked.
+    One that is dumb, or that nobody knows, cannot erase a line, whatever is asked.
     """
     if when == "off" or (when == "auto" and is_quiet):
         return ""
-    is_able = is_terminal and variables.get("TERM", "dumb") not in ("", "dumb")
+    is_able = is_terminal and variables.get("TERM", "dumb") not in ("", "dumb", "unknown")
     is_service = variables.get("CI", "").lower() not in ("", "0", "false")
     return "live" if is_able and (when == "on" or not is_service) else "log"
 

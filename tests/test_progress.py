@@ -235,8 +235,11 @@ def test_a_shell_that_passes_the_hangup_on_ends_neither_the_run_nor_its_processe
     terminal = Terminal()
     child = terminal.start(slow_rig, *CHECKS, "-v", "-n", "2")
     terminal.until("are_quick[1]")
+    # By a terminal that has not closed yet, by the shell to the whole job, and by the kernel as the shell ends.
+    os.killpg(child.pid, signal.SIGHUP)
+    time.sleep(0.2)
     terminal.hang_up()
-    for _ in range(3):  # the shell sends one to the whole job, and the kernel another one as the shell ends
+    for _ in range(2):
         time.sleep(0.2)
         os.killpg(child.pid, signal.SIGHUP)
     expect_all_of_the_report(slow_rig, child)
@@ -395,6 +398,7 @@ def test_nothing_in_an_id_moves_the_cursor() -> None:
         ("auto", True, False, {"TERM": "xterm", "CI": "1"}, "log"),
         ("auto", True, False, {"TERM": "dumb"}, "log"),
         ("auto", True, False, {}, "log"),
+        ("on", True, False, {"TERM": "unknown"}, "log"),
         ("auto", False, False, {"TERM": "xterm"}, "log"),
         ("auto", True, True, {"TERM": "xterm"}, ""),
         ("auto", False, True, {"TERM": "xterm"}, ""),

@@ -25,6 +25,9 @@ _NAMED_AT_MOST = 3
 # Less of an id than this says nothing.
 _SHORTEST_ID = 20
 _QUIETEST = -2
+_DUMB = ("", "dumb", "unknown")
+# Set by Jupyter for its kernels, which say TERM=xterm-color and give each command a terminal of its own.
+_KERNEL = "JPY_PARENT_PID"
 
 
 class Outlet(Protocol):
@@ -100,11 +103,12 @@ def wanted(when: When, is_terminal: bool, is_quiet: bool, variables: Mapping[str
     """Where progress is shown: "live" on a terminal, in a "log", or "" for nowhere.
 
     With ``auto`` a terminal of a CI service is a log, and ``-q -q`` asks for silence; ``on`` shows it all the same.
-    One that is dumb, or that nobody knows, cannot erase a line, whatever is asked.
+    One that is dumb, or that nobody knows, cannot erase a line, whatever is asked, nor can the cell of a notebook, in
+    which what ``!pytest`` writes to a terminal is shown.
     """
     if when == "off" or (when == "auto" and is_quiet):
         return ""
-    is_able = is_terminal and variables.get("TERM", "dumb") not in ("", "dumb", "unknown")
+    is_able = is_terminal and variables.get("TERM", "dumb") not in _DUMB and _KERNEL not in variables
     is_service = variables.get("CI", "").lower() not in ("", "0", "false")
     return "live" if is_able and (when == "on" or not is_service) else "log"
 

@@ -399,6 +399,7 @@ def test_nothing_in_an_id_moves_the_cursor() -> None:
         ("auto", True, False, {"TERM": "dumb"}, "log"),
         ("auto", True, False, {}, "log"),
         ("on", True, False, {"TERM": "unknown"}, "log"),
+        ("on", True, False, {"TERM": "xterm-color", "JPY_PARENT_PID": "1"}, "log"),
         ("auto", False, False, {"TERM": "xterm"}, "log"),
         ("auto", True, True, {"TERM": "xterm"}, ""),
         ("auto", False, True, {"TERM": "xterm"}, ""),

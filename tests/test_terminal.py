@@ -214,6 +214,9 @@ def test_why_checks_wait_for_one_that_has_no_finding_is_said() -> None:
         "         since not every node is here, itself not run (deselected)",
         "not run  bionemo/collectives::every_node_arrives: deselected",
     ]
+    many = [{**away[0], "reason": f"GPU {index} is away"} for index in range(8)]
+    (line,) = [line for line in lines_of(run_of(not_run=many), 400) if line.startswith("waiting")]
+    assert line.endswith(", since GPU 0 is away; GPU 1 is away; GPU 2 is away; and 5 more")
 
 
 def test_a_report_that_is_not_written_is_said_in_the_title() -> None:

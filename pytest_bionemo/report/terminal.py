@@ -216,8 +216,9 @@ def _gaps(gaps: Sequence[Mapping[str, Any]], found: Sequence[str], width: int, v
 def _unexplained(check: str, gaps: Sequence[Mapping[str, Any]]) -> str:
     """Why checks wait for one that tells nothing itself: ', since no node is here, itself not run (deselected)'."""
     own = next((f", itself not run ({gap['reason']})" for gap in gaps if gap["check"] == check), "")
-    reasons = dict.fromkeys(gap["reason"] for gap in gaps if gap["waits_for"] == check)
-    return f", since {'; '.join(reasons)}{own}"
+    reasons = list(dict.fromkeys(gap["reason"] for gap in gaps if gap["waits_for"] == check))
+    more = [f"and {len(reasons) - _NAMED_AT_MOST} more"] if len(reasons) > _NAMED_AT_MOST else []
+    return f", since {'; '.join([*reasons[:_NAMED_AT_MOST], *more])}{own}"
 
 
 def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from pytest_bionemo.hangup import Hangup
-from pytest_bionemo.screen import Screen, columns, cut, plain
+from pytest_bionemo.screen import Screen, columns, cut, plain, takes
 from pytest_bionemo.terms import Progress as When
 from pytest_bionemo.waiting import Wait, Watcher, watch
 
@@ -214,7 +214,7 @@ class Log:
     def _write(self, text: str) -> None:
         begun = self._writer._current_line if self._is_shared else ""
         lines = f"\n{text}\n{begun}" if begun else f"{text}\n"
-        if self._file is not None:
+        if self._file is not None and takes(self._file):
             try:
                 os.write(self._file, lines.encode(errors="replace"))
             except OSError:  # nobody reads it any more

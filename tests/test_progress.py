@@ -9,9 +9,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
-from threading import Timer
+from threading import Thread, Timer
 
 import pytest
 from _pytest._io import TerminalWriter
@@ -336,6 +337,24 @@ def test_lines_come_at_doubling_intervals(tmp_path: Path) -> None:
         "a[gpu1]  gemm on gpu0, 240 s of 600 s",
         "c  gemm on gpu0, 30 s of 600 s",
     ]
+
+
+def test_a_pipe_that_nobody_empties_holds_nobody_up() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    log = Log(TerminalWriter(io.StringIO()), writing, False, lambda: 100.0)
+    waits = Thread(target=log.show, args=("a", Wait("gemm", 0, 600.0)), daemon=True)
+    waits.start()
+    waits.join(5)
+    is_held_up = waits.is_alive()
+    os.close(reading)  # whoever is held up gets an error
+    assert not is_held_up
+    log.close()
+    os.close(writing)
 
 
 # ------------------------------------------------------------------------------------------------------- one line

@@ -84,7 +84,7 @@ def _is_ours(terminal: int) -> bool:
 
 
 def takes(descriptor: int) -> bool:
-    """Whether anything is taken there now: a terminal that is stopped (^S) or a full pipe must hold up no deadline."""
+    """Whether anything is taken there: a terminal that is stopped (^S) or a full pipe may hold up no deadline."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(0))

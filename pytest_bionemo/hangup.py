@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _DESCRIPTORS = Path("/dev/fd")
+# Some terminals tell the shell before they close, and the shell its jobs.
+_IS_CLOSING_MS = 1000
 
 
 class Hangup:
@@ -30,11 +32,10 @@ class Hangup:
         self._terminal = writer._file
         self._descriptor = os.dup(self._terminal.fileno())
         self._device = os.fstat(self._descriptor).st_rdev
+        self._has_let_go = False
         self._file = _File(self._terminal, self)
         writer._file = self._file
-        # Not where somebody else has decided what a hangup does: nohup ignores it.
-        is_free = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-        self._is_installed = is_free and threading.current_thread() is threading.main_thread()
+        self._is_installed = _is_ours_to_decide()
         if self._is_installed:
             signal.signal(signal.SIGHUP, self._hear)
 
@@ -55,14 +56,17 @@ class Hangup:
             self._writer._file = self._terminal
         os.close(self._descriptor)
 
-    def is_gone(self) -> bool:
-        """Whether the terminal is."""
+    def is_gone(self, within_ms: int = 0) -> bool:
+        """Whether the terminal is, which it then stays: our own descriptor of it leads to nowhere, too."""
+        if self._has_let_go:
+            return True
         poll = select.poll()
         poll.register(self._descriptor, 0)
-        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(within_ms))
 
     def let_go(self) -> None:
         """Lead every descriptor of the terminal to nowhere: those that capturing has laid aside, too."""
+        self._has_let_go = True
         nowhere = os.open(os.devnull, os.O_RDWR)
         for entry in [*_DESCRIPTORS.iterdir()]:
             number = int(entry.name)
@@ -73,11 +77,28 @@ class Hangup:
         os.close(nowhere)
 
     def _hear(self, number: int, frame: object) -> None:
-        if self.is_gone():
+        # Heard more than once: a shell passes it on to its jobs, and as the shell ends the kernel does.
+        if self.is_gone(_IS_CLOSING_MS):
             self.let_go()
         else:  # somebody has sent it by hand, to end the run
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+def leave_to_the_controller() -> None:
+    """Have a process of pytest-xdist live on: if its controller ends, or tells it to, it ends all the same.
+
+    A shell passes a hangup on to all the processes of a job. It is caught and not ignored: what is started here would
+    be born ignoring it.
+    """
+    if _is_ours_to_decide():
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
+def _is_ours_to_decide() -> bool:
+    """Not where somebody else has decided what a hangup does: nohup ignores it."""
+    is_free = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    return is_free and threading.current_thread() is threading.main_thread()
 
 
 class _File:

@@ -68,7 +68,7 @@ REHEARSAL = Limits(0.50, 0.50)
 """Pretend devices share the cores of one processor, and get of them what its scheduler gives."""
 
 REHEARSED_BEFORE = Limits(0.20, 0.20)
-"""From one rehearsal to the next whatever else the processor does is another, too."""
+"""Of an earlier rehearsal: from one to the next whatever else the processor does is another, too."""
 
 PRETENDED_PAIRS = Limits(0.10, 0.10)
 """Of pretend devices the one of a pair may wait for its core while the other sends."""

@@ -78,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.pluginmanager.register(Strict(), "bionemo_strict")
     if settings.validate and not config.option.help:
+        from pytest_bionemo import hangup
         from pytest_bionemo.hiding import Hiding
         from pytest_bionemo.progress import Progress
         from pytest_bionemo.validation import Validation
@@ -86,7 +87,9 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("-p no:bionemo_validation contradicts --bionemo-validate: drop one of the two.")
         validation = Validation(config, settings, config.stash.get(TOKENS, []))
         config.pluginmanager.register(validation, "bionemo_validation")
-        if not validation.is_worker:  # one of pytest-xdist has no terminal
+        if validation.is_worker:  # one of pytest-xdist has no terminal
+            hangup.leave_to_the_controller()
+        else:
             config.pluginmanager.register(Progress(config, settings.progress), "bionemo_progress")
         config.pluginmanager.register(Hiding(), "bionemo_hiding")  # the last one is around all others
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from pytest_bionemo.hangup import Hangup
-from pytest_bionemo.screen import Screen, columns, cut, plain
+from pytest_bionemo.screen import Screen, columns, cut, plain, takes
 from pytest_bionemo.terms import Progress as When
 from pytest_bionemo.waiting import Wait, Watcher, watch
 
@@ -25,6 +25,9 @@ _NAMED_AT_MOST = 3
 # Less of an id than this says nothing.
 _SHORTEST_ID = 20
 _QUIETEST = -2
+_DUMB = ("", "dumb", "unknown")
+# Set by Jupyter for its kernels, which say TERM=xterm-color and give each command a terminal of its own.
+_KERNEL = "JPY_PARENT_PID"
 
 
 class Outlet(Protocol):
@@ -100,11 +103,12 @@ def wanted(when: When, is_terminal: bool, is_quiet: bool, variables: Mapping[str
     """Where progress is shown: "live" on a terminal, in a "log", or "" for nowhere.
 
     With ``auto`` a terminal of a CI service is a log, and ``-q -q`` asks for silence; ``on`` shows it all the same.
-    A terminal that is dumb cannot erase a line, whatever is asked.
+    One that is dumb, or that nobody knows, cannot erase a line, whatever is asked, nor can the cell of a notebook, in
+    which what ``!pytest`` writes to a terminal is shown.
     """
     if when == "off" or (when == "auto" and is_quiet):
         return ""
-    is_able = is_terminal and variables.get("TERM", "dumb") not in ("", "dumb")
+    is_able = is_terminal and variables.get("TERM", "dumb") not in _DUMB and _KERNEL not in variables
     is_service = variables.get("CI", "").lower() not in ("", "0", "false")
     return "live" if is_able and (when == "on" or not is_service) else "log"
 
@@ -210,7 +214,7 @@ class Log:
     def _write(self, text: str) -> None:
         begun = self._writer._current_line if self._is_shared else ""
         lines = f"\n{text}\n{begun}" if begun else f"{text}\n"
-        if self._file is not None:
+        if self._file is not None and takes(self._file):
             try:
                 os.write(self._file, lines.encode(errors="replace"))
             except OSError:  # nobody reads it any more

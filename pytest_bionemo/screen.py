@@ -35,7 +35,7 @@ class Screen:
 
     def show(self, text: str) -> None:
         """Write the line, or write another one in its place. It must fit: see :meth:`width`."""
-        if text == self._shown or not self._is_ours() or not self._is_ready():
+        if text == self._shown or self._file is None or not _is_ours(self._file) or not takes(self._file):
             return
         line = f"{_DIM}{text}{_PLAIN}" if self._has_colour else text
         self._shown = text  # before it is: an interrupt may come in between
@@ -61,23 +61,6 @@ class Screen:
                 columns = os.get_terminal_size(self._file).columns
         return (columns or _FALLBACK) - 1
 
-    def _is_ours(self) -> bool:
-        """Whether this run is in the foreground there: one in the background would write into what is typed."""
-        if self._file is None:
-            return False
-        try:
-            return os.tcgetpgrp(self._file) == os.getpgrp()
-        except OSError:  # not the terminal that controls this process: nobody can say
-            return True
-
-    def _is_ready(self) -> bool:
-        """Whether the terminal takes anything: one that is stopped (^S) must not hold up a deadline."""
-        if self._file is None:
-            return False
-        poll = select.poll()
-        poll.register(self._file, select.POLLOUT)
-        return bool(poll.poll(0))
-
     def _write(self, text: str) -> None:
         if self._file is not None:
             try:
@@ -90,6 +73,21 @@ class Screen:
             with suppress(OSError):
                 os.close(self._file)
             self._file = None
+
+
+def _is_ours(terminal: int) -> bool:
+    """Whether this run is in the foreground there: one in the background would write into what is typed."""
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # not the terminal that controls this process: nobody can say
+        return True
+
+
+def takes(descriptor: int) -> bool:
+    """Whether anything is taken there: a terminal that is stopped (^S) or a full pipe may hold up no deadline."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def plain(text: str) -> str:

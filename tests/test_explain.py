@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import sys
+from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -14,7 +17,7 @@ from conftest import REPORT, Rig, Run
 from pytest_bionemo import judging
 from pytest_bionemo.explain import project, words
 from pytest_bionemo.explain.command import matching
-from pytest_bionemo.explain.explanation import Check, Explanation, explain, shipped_checks
+from pytest_bionemo.explain.explanation import Check, Explanation, checks_in, explain, shipped_checks
 from pytest_bionemo.facts import load
 from pytest_bionemo.judging import Limits
 from pytest_bionemo.needs import ESTABLISHED_BY
@@ -105,7 +108,9 @@ def test_a_ruler_that_a_check_does_not_use_is_not_told() -> None:
     assert {"beyond physics", "node", "few"} <= rulers["benchmark::transforms_at_full_speed"]
     assert "uncalibrated" not in rulers["benchmark::copies_at_full_speed"]
     assert {"calibrated", "link"} <= rulers["benchmark::copies_at_full_speed"]
-    assert rulers["training::keeps_pace"] == {"node", "few", "rehearsal"}
+    assert rulers["training::keeps_pace"] == {"node", "few", "baseline", "rehearsal"}
+    assert {"baseline", "rehearsed before"} <= rulers["benchmark::copies_at_full_speed"]
+    assert "baseline" not in rulers["training::scales"]
     assert rulers["host::runs_linux"] == set()
     assert rulers["health::has_full_power"] == {"as good as all"}
 
@@ -197,7 +202,9 @@ def test_reports_wait_for_nothing_that_is_not_told(rig: Rig) -> None:
 def test_the_parameters_of_one_instance_choose_what_is_told() -> None:
     check = next(check for check in SHIPPED if check.id == "precision::supports")
     told = explain(check, SHIPPED, "gpu0-fp8_block")
-    assert told.command == 'pytest "bionemo/precision::supports[gpu0-fp8_block]"'
+    assert told.command == "pytest 'bionemo/precision::supports[gpu0-fp8_block]'"
+    hostile = explain(check, SHIPPED, '$(touch x)"').command
+    assert hostile == """pytest 'bionemo/precision::supports[$(touch x)"]'"""
     assert told.runs_for == {"device": [], "format": ["fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]}
     rules = load("precision")["rule"]
     rows = [row for row in rules if row["format"] == "fp8_block"]
@@ -302,6 +309,8 @@ def test_markdown_shows_every_text_as_it_is() -> None:
     pages = {name: "\n".join(words.markdown(told)) for name, told in EXPLAINED.items()}
     page = pages["packages::is_whole"]
     assert page.startswith("## bionemo/packages::is_whole\n\nThe installed package is complete. Severity blocker,")
+    for snippet in ("_emphasis_", "<b>", "&lt;", "~~~"):
+        assert words._escaped(snippet) not in (snippet, "")
     assert "**Why it matters**" in page
     assert r"\<name\> is not installed" in page
     assert "    pytest bionemo/packages::is_whole" in page
@@ -385,11 +394,72 @@ def test_checks_of_a_project_are_explained_whether_they_say_why_or_not(rig: Rig)
 def test_a_project_that_hangs_keeps_no_shipped_check_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tmp_path.joinpath("conftest.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(project, "_DEADLINE_S", 2)
+    hangs = "import time\ntime.sleep(600)\n"
+    tmp_path.joinpath("conftest.py").write_text(
+        "print('no end of line', end='')\ndef pytest_bionemo_checks(config):\n    return ['noisy']\n"
+    )
+    tmp_path.joinpath("hanging.py").write_text(hangs)
+    tmp_path.joinpath("noisy.py").write_text(
+        "print('loud')\nfrom pytest_bionemo import check\n@check()\ndef speaks():\n    'It speaks.'\n"
+    )
+    monkeypatch.setattr("sys.path", [*sys.path])
+    assert [check.id for check in project.project_checks()] == ["noisy::speaks"]
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "loud\n")
+    monkeypatch.setattr(project, "_DEADLINE_S", 1)
+    assert project._checks_of("hanging") == []
+    assert capfd.readouterr().err == "hanging cannot be imported: TimeoutError: not within 1 s\n"
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    tmp_path.joinpath("conftest.py").write_text(hangs)
     assert project.project_checks() == []
-    assert "did not read this project within 2 s" in capfd.readouterr().err
+    assert "did not read this project within 1 s" in capfd.readouterr().err
+
+
+ODD = """
+    '''Odd.'''
+    import types
+    from unittest.mock import call
+
+    import pytest
+    from pytest_bionemo import check, not_applicable
+    from pytest_bionemo.facts import load
+
+    class Lazy(types.ModuleType):
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            raise RuntimeError("asked for " + name)
+
+    class Thing:
+        pass
+
+    lazy = Lazy("lazy")
+    table = "host"
+
+    @check()
+    @pytest.mark.parametrize("x", [pytest.param(1, id="one"), pytest.param(2), Thing(), "\\x1b[31m", len, 0.5])
+    @pytest.mark.parametrize(argnames="y", argvalues=[1, 2], ids=["a", "b"])
+    @pytest.mark.parametrize(["p", "q"], [(1, 2)])
+    def is_odd(request, x, y, p, q):
+        '''It is odd.'''
+        request.getfixturevalue(argname="driver")
+        if load(table)["threshold"] or call(1):
+            not_applicable(reason="there is nothing here")
+        return lazy.anything
+"""
+
+
+def test_a_check_of_others_is_read_whatever_it_is_written_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("odd.py").write_text(dedent(ODD))
+    monkeypatch.syspath_prepend(tmp_path)
+    (check,) = checks_in(import_module("odd"))
+    told = explain(check, [*SHIPPED, check])
+    assert told.runs_for == {"y": ["a", "b"], "x": ["one", "2", "x2", "\\x1b[31m", "len", "0.5"]}
+    assert told.not_applicable == ["there is nothing here"]
+    assert told.waits_for == ["driver::loads"]
 
 
 # ---- a report
@@ -408,16 +478,19 @@ def test_every_finding_of_a_report_is_explained_once_for_each_check(rig: Rig, tm
     hostile = json.loads((rig.project / REPORT).read_text())
     test = next(test for test in hostile["tests"] if test["nodeid"].endswith("loads"))
     text = json.dumps(hostile).replace(json.dumps(test["nodeid"])[1:-1], "bionemo/acme::gone[gpu0]")
-    seen = json.dumps(hostile["bionemo"]["blockers"][0]["message"])[1:-1]
-    (rig.project / "hostile.json").write_text(text.replace(seen, json.dumps(HOSTILE)[1:-1]))
+    for field in ("bionemo_message", "bionemo_fix"):
+        (seen,) = [entry[field] for entry in test["user_properties"] if field in entry]
+        text = text.replace(json.dumps(seen)[1:-1], json.dumps(f"{HOSTILE}\n$ echo `id`\nor <b>\nhttps://x.y")[1:-1])
+    (rig.project / "hostile.json").write_text(text.replace("acme::gone", "acme::<i>gone</i>"))
     run = command(rig, "--report", "hostile.json")
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("bionemo/acme::gone\nThe NVIDIA driver answers.\n(blocker")
+    assert run.stdout.startswith("bionemo/acme::<i>gone</i>\nThe NVIDIA driver answers.\n(blocker")
     assert r"\x1b[2J\u202eevil" in run.stdout
     assert all(line.isprintable() for line in run.stdout.splitlines())
     markdown = command(rig, "--report", "hostile.json", "--markdown").stdout
     assert r"\<script\>" in markdown
-    assert "<script>" not in markdown
+    assert not re.search(r"(?<!\\)<(?!https:)", re.sub(r"^    .*$", "", markdown, flags=re.MULTILINE))
+    assert "- `` echo `id` ``\n- or \\<b\\>\n- <https://x.y>\n" in markdown
 
     (rig.project / "future.json").write_text(json.dumps({"bionemo": {"schema_version": 99}}))
     run = command(rig, "--report", "future.json")

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
-from threading import Timer
+from threading import Thread, Timer
 
 import pytest
 from _pytest._io import TerminalWriter
@@ -228,10 +229,29 @@ def test_a_terminal_that_goes_away_costs_nothing_of_the_report(slow_rig: Rig, is
     child = terminal.start(slow_rig, *CHECKS, "-v", is_controlling=is_controlling)
     terminal.until(BOTH)
     terminal.hang_up()
-    let_go(slow_rig, "cpu0", "cpu1")
+    expect_all_of_the_report(slow_rig, child)
+
+
+def test_a_shell_that_passes_the_hangup_on_ends_neither_the_run_nor_its_processes(slow_rig: Rig) -> None:
+    terminal = Terminal()
+    child = terminal.start(slow_rig, *CHECKS, "-v", "-n", "2")
+    terminal.until("are_quick[1]")
+    # By a terminal that has not closed yet, by the shell to the whole job, and by the kernel as the shell ends.
+    os.killpg(child.pid, signal.SIGHUP)
+    time.sleep(0.2)
+    terminal.hang_up()
+    for _ in range(2):
+        time.sleep(0.2)
+        os.killpg(child.pid, signal.SIGHUP)
+    expect_all_of_the_report(slow_rig, child)
+
+
+def expect_all_of_the_report(rig: Rig, child: subprocess.Popen[bytes]) -> None:
+    """Let the workloads go, and see that nothing is missing."""
+    let_go(rig, "cpu0", "cpu1")
     assert child.wait(60) == 1
-    assert verdict_in(slow_rig) == ("INCONCLUSIVE", 1)
-    tests = json.loads((slow_rig.project / REPORT).read_text())["tests"]
+    assert verdict_in(rig) == ("INCONCLUSIVE", 1)
+    tests = json.loads((rig.project / REPORT).read_text())["tests"]
     assert [test["outcome"] for test in tests] == ["passed"] * 6
 
 
@@ -319,6 +339,24 @@ def test_lines_come_at_doubling_intervals(tmp_path: Path) -> None:
     ]
 
 
+def test_a_pipe_that_nobody_empties_holds_nobody_up() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    log = Log(TerminalWriter(io.StringIO()), writing, False, lambda: 100.0)
+    waits = Thread(target=log.show, args=("a", Wait("gemm", 0, 600.0)), daemon=True)
+    waits.start()
+    waits.join(5)
+    is_held_up = waits.is_alive()
+    os.close(reading)  # whoever is held up gets an error
+    assert not is_held_up
+    log.close()
+    os.close(writing)
+
+
 # ------------------------------------------------------------------------------------------------------- one line
 
 
@@ -379,6 +417,8 @@ def test_nothing_in_an_id_moves_the_cursor() -> None:
         ("auto", True, False, {"TERM": "xterm", "CI": "1"}, "log"),
         ("auto", True, False, {"TERM": "dumb"}, "log"),
         ("auto", True, False, {}, "log"),
+        ("on", True, False, {"TERM": "unknown"}, "log"),
+        ("on", True, False, {"TERM": "xterm-color", "JPY_PARENT_PID": "1"}, "log"),
         ("auto", False, False, {"TERM": "xterm"}, "log"),
         ("auto", True, True, {"TERM": "xterm"}, ""),
         ("auto", False, True, {"TERM": "xterm"}, ""),

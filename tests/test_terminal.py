@@ -119,6 +119,11 @@ def test_the_summary_says_how_to_ask_about_a_finding_or_about_all_of_them() -> N
     assert asked("my report.json", blockers=[one, two]) == ["--report 'my report.json'"]
     assert asked("", blockers=[one, two]) == ["driver::answers"]  # no report is kept
     assert asked(not_run=[gap(None)]) == []
+    # A plugin that was loaded with -p offered it: nobody knows of it afterwards but the report.
+    topics = [{"name": "driver", "module": "pytest_bionemo.checks.driver"}, {"name": "disk", "module": "acme.disk"}]
+    assert asked(blockers=[one], topics=topics) == ["driver::answers"]
+    assert asked(blockers=[finding("bionemo/disk::is_there")], topics=topics) == ["--report r.json"]
+    assert asked("", blockers=[finding("bionemo/disk::is_there")], topics=topics) == ["disk::is_there"]
     unwritten = terminal.summary(run_of(blockers=[one, two]), "r.json", 80, 0, write_error="no space left")
     assert any(line.text.endswith("explain driver::answers") for line in unwritten)
 
@@ -209,6 +214,9 @@ def test_why_checks_wait_for_one_that_has_no_finding_is_said() -> None:
         "         since not every node is here, itself not run (deselected)",
         "not run  bionemo/collectives::every_node_arrives: deselected",
     ]
+    many = [{**away[0], "reason": f"GPU {index} is away"} for index in range(8)]
+    (line,) = [line for line in lines_of(run_of(not_run=many), 400) if line.startswith("waiting")]
+    assert line.endswith(", since GPU 0 is away; GPU 1 is away; GPU 2 is away; and 5 more")
 
 
 def test_a_report_that_is_not_written_is_said_in_the_title() -> None:

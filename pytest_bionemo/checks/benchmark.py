@@ -134,7 +134,7 @@ def no_throttling_under_load(worker: Compute) -> None:
     Why: a hardware slowdown halves the clock or worse, and every step waits for this device.
 
     How it decides: NVML is asked for the reasons of the clock while matrices are multiplied: a hardware slowdown in
-    most of the samples blocks, in fewer it warns.
+    half of the samples or more blocks, in fewer it warns, as does a clock that the driver lowers for heat.
 
     Fix: look at cooling and power of the node.
     """

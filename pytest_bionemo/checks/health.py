@@ -65,7 +65,7 @@ def can_be_read(gpu: Gpu, machine: Machine) -> None:
     Why: a GPU whose driver hangs, crashes or loses it on a question does so to the next program, too.
 
     How it decides: a child process with a deadline asks NVML everything that the other checks of this topic need, GPU
-    by GPU; the one at which it ends is named.
+    by GPU; the one at which it ends is named, and one that NVML calls lost or in need of a reset.
 
     Fix: read the kernel log for the GPU's Xid, reset the GPU or reboot the node.
     """
@@ -125,8 +125,8 @@ def needs_no_recovery(gpu: Gpu, gpu_health: GpuHealth, machine: Machine) -> None
     Why: the driver met an error that it cannot undo while programs run: until it is, results and jobs on this GPU are
     at risk.
 
-    How it decides: it reads the recovery action that the driver itself wants: anything but none is a finding. Where
-    another check of this GPU names the cause, this one waits for it.
+    How it decides: it reads the recovery action that the driver itself wants: any that is on record but none is a
+    finding. Where another check of this GPU names the cause, this one waits for it.
 
     Fix: do what the driver asks for: end what uses the GPU, then reset it, or reboot the node.
     """
@@ -853,7 +853,7 @@ def fabric_is_ready(gpu: Gpu, gpu_health: GpuHealth, driver: GpuEnv, machine: Ma
     Why: until a GPU has joined its NVSwitch fabric, CUDA does not start on it (error 802).
 
     How it decides: it reads the state, the result and the health of the fabric from NVML: a GPU that has not joined,
-    could not, or has an unhealthy route blocks; degraded bandwidth and recoveries warn.
+    could not, has an unhealthy route or is set up wrongly blocks; degraded bandwidth and recoveries warn.
 
     Fix: start nvidia-fabricmanager in the driver's version; replace the node where a GPU cannot join.
     """
@@ -950,7 +950,7 @@ def _judge_fabric(gpu: Gpu, health: int) -> None:
 def allows_compute(gpu: Gpu, gpu_health: GpuHealth) -> None:
     """The GPU's compute mode lets programs use it.
 
-    Why: in mode PROHIBITED every CUDA program fails to start, in mode EXCLUSIVE every second one.
+    Why: in mode PROHIBITED every CUDA program fails to start, in mode EXCLUSIVE every one but the first.
 
     How it decides: it reads the compute mode: PROHIBITED blocks, EXCLUSIVE warns.
 

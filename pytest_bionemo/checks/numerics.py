@@ -137,7 +137,7 @@ def memory_holds_patterns(worker: Compute) -> None:
     error.
 
     How it decides: patterns are written to free memory, read back and compared; a flipped bit has to be found. What
-    was tested is in the report: half of the memory at level standard, nearly all of it at level full.
+    was tested is in the report: half of the free memory at level standard, nearly all of it at level full.
 
     Fix: take the GPU out of service and have it replaced.
     """

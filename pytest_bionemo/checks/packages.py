@@ -234,7 +234,7 @@ def cache_is_writable(host: Host) -> None:
     Why: import bionemo.core makes this folder and fails where it cannot, and downloads of checkpoints go there.
 
     How it decides: the folder of BIONEMO_CACHE_DIR, or the default, has to be writable, or the nearest folder above
-    it; nothing is made.
+    it, where the default blocks and one that somebody named warns; nothing is made.
 
     Fix: name a folder that this user can write in BIONEMO_CACHE_DIR.
     """

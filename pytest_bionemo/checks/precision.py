@@ -125,7 +125,7 @@ def tf32_is_used_when_allowed(worker: Compute) -> None:
     Why: products of FP32 matrices take several times as long as they would in TF32.
 
     How it decides: a product with the identity matrix shows how many bits of each number were kept: where TF32 is
-    allowed, those of TF32.
+    allowed, those of TF32. All of FP32's is slower and warns; any other number of them blocks.
 
     Fix: unset NVIDIA_TF32_OVERRIDE.
     """

@@ -19,5 +19,6 @@ def pytest_cmdline_main(config: pytest.Config) -> int:
     from pytest_bionemo.checks import shipped
 
     offered = suite.modules(config) if hasattr(config.hook, "pytest_bionemo_checks") else []
-    print(MARK + json.dumps({"modules": [name for name in offered if name not in shipped()], "path": sys.path}))
+    told = {"modules": [name for name in offered if name not in shipped()], "path": sys.path}
+    print(f"\n{MARK}{json.dumps(told)}")
     return 0

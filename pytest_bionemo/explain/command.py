@@ -17,6 +17,7 @@ from pytest_bionemo.explain import words
 from pytest_bionemo.explain.explanation import Check, Explanation, explain, shipped_checks
 from pytest_bionemo.explain.project import project_checks
 from pytest_bionemo.explain.words import Section
+from pytest_bionemo.facts import FactsError
 from pytest_bionemo.reports import Report, ReportedFinding
 from pytest_bionemo.suite import NAME
 from pytest_bionemo.verdict import ReportError
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         options = _options(arguments)
         lines = _of_check(options) if options.report is None else _of_report(options)
         print("\n".join(lines), flush=True)
-    except (UsageError, ReportError) as error:
+    except (UsageError, ReportError, FactsError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    if sys.flags.optimize > 1:
+        raise UsageError("what explains a check is in its docstring: unset PYTHONOPTIMIZE, drop python -OO.")
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.check is None) == (options.report is None):
@@ -129,7 +132,7 @@ def _of_check(options: argparse.Namespace) -> Iterator[str]:
     found, checks = _find(options.check)
     width = shutil.get_terminal_size().columns
     if len(found) > 1 and not (options.json or options.markdown):
-        yield f"{len(found)} checks match {options.check!r}:"
+        yield f"{len(found)} checks match {_plain(options.check)!r}:"
         yield from words.listing(found, width)
         yield f"To explain one: python -m pytest_bionemo explain {found[0].id}"
         return
@@ -139,7 +142,7 @@ def _of_check(options: argparse.Namespace) -> Iterator[str]:
 
 def _instance(asked: str) -> str:
     """What an id has in brackets: 'gpu0-fp16'."""
-    return asked.partition("[")[2].removesuffix("]")
+    return _plain(asked).partition("[")[2].removesuffix("]")
 
 
 def _print(
@@ -158,7 +161,8 @@ def _print(
 
 def _strong() -> Callable[[str], str]:
     """Bold, on a terminal that shows it."""
-    is_wanted = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_wanted = is_terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
     return (lambda text: f"\x1b[1m{text}\x1b[0m") if is_wanted else str
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from types import ModuleType
 from typing import Any
+
+import pytest
 
 from pytest_bionemo import judging
 from pytest_bionemo.checking import CheckSpec, spec_of
@@ -17,6 +20,8 @@ from pytest_bionemo.explain.syntax import about
 from pytest_bionemo.judging import Limits
 from pytest_bionemo.suite import NAME, import_checks, topic_of
 
+_PARAM = type(pytest.param(None))
+_BASELINE = "Of what it was in the run that --bionemo-baseline names, where the two intervals lie apart."
 _DEVICES = {"GPU": ("gpu", "any_gpu"), "device": ("device", "worker")}
 
 
@@ -133,23 +138,33 @@ def explain(check: Check, all_checks: Collection[Check], instance: str = "") -> 
 
 
 def _command(check: Check, instance: str) -> str:
-    """A shell takes brackets for a pattern."""
-    token = f'"{NAME}/{check.id}[{instance}]"' if instance else f"{NAME}/{check.id}"
-    return f"pytest {token}" + (" --bionemo-level full" if check.spec.level == "full" else "")
+    """Quoted: a shell takes brackets for a pattern, and parameters of others may hold anything."""
+    token = f"{NAME}/{check.id}[{instance}]" if instance else f"{NAME}/{check.id}"
+    return f"pytest {shlex.quote(token)}" + (" --bionemo-level full" if check.spec.level == "full" else "")
 
 
 def _parameters(function: Any) -> dict[str, list[str]]:
     """For which values of its parameters a check runs, by the name of the parameter."""
     marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
+    told = [dict(zip(("argnames", "argvalues"), mark.args, strict=False)) | mark.kwargs for mark in marks]
     return {
-        mark.args[0]: [_id_of(value, mark.kwargs.get("ids")) for value in mark.args[1]]
-        for mark in marks
-        if isinstance(mark.args[0], str) and "," not in mark.args[0]
+        one["argnames"]: list(_ids_of(one["argnames"], one["argvalues"], one.get("ids")))
+        for one in told
+        if isinstance(one["argnames"], str) and "," not in one["argnames"]
     }
 
 
-def _id_of(value: Any, ids: Any) -> str:
-    return str(ids(value)) if callable(ids) else str(value)
+def _ids_of(name: str, values: Iterable[Any], ids: Any) -> Iterator[str]:
+    """What stands for each value in the ids of tests: pytest's own words for it depend on the version."""
+    named = list(ids) if isinstance(ids, Iterable) else []
+    for place, value in enumerate(values):
+        said: Any = value.id if isinstance(value, _PARAM) else None
+        plain = value.values[0] if isinstance(value, _PARAM) else value
+        if said is None:
+            said = named[place] if place < len(named) else ids(plain) if callable(ids) else plain
+        if not isinstance(said, str | int | float):  # an object is known by its place
+            said = getattr(said, "__name__", f"{name}{place}")
+        yield str(said).encode("unicode_escape").decode()
 
 
 def _is_in(value: str, instance: str) -> bool:
@@ -168,11 +183,13 @@ def _waits(check: Check, found: Found, all_checks: Collection[Check]) -> tuple[l
 def _rulers(found: Found) -> Iterator[Ruler]:
     if "bound" in found.rulers:
         yield Ruler("beyond physics", f"{judging.BEYOND_PHYSICS:.0%}", about(judging, "BEYOND_PHYSICS"))
+    if "baseline" in found.rulers:
+        yield Ruler("baseline", _shares(judging.NODE), _BASELINE)
     usual = {
         "reference": ["CALIBRATED"],
         "uncalibrated": ["UNCALIBRATED"],
         "peer_limits": ["NODE", "FEW"],
-        "baseline": ["NODE"],
+        "rehearsed_before": ["REHEARSED_BEFORE"],
     }
     names = dict.fromkeys(name for ruler, names in usual.items() if ruler in found.rulers for name in names)
     limits = {name: Limit(name, getattr(judging, name), about(judging, name)) for name in names}

@@ -1,14 +1,18 @@
 """The checks that the plugins and conftest files of this folder offer: pytest itself is asked for them.
 
-In a process of its own, with a deadline: whatever a conftest file does, the shipped checks are explained.
+In a process of its own, with a deadline: whatever a conftest file does, the shipped checks are explained. The modules
+of the checks are imported here, each with a deadline too, and what they print is no part of an explanation.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import NoReturn
 
 from pytest_bionemo.explain.asking import MARK
 from pytest_bionemo.explain.explanation import Check, checks_in
@@ -55,7 +59,24 @@ def _modules() -> Iterator[str]:
 
 def _checks_of(name: str) -> list[Check]:
     try:
-        return checks_in(import_checks(name))
+        with redirect_stdout(sys.stderr), _deadline():
+            return checks_in(import_checks(name))
     except BROKEN_IMPORT as error:
         print(f"{name} cannot be imported: {type(error).__name__}: {error}", file=sys.stderr)
         return []
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Ends what waits, or goes round, in Python; this program has no other use for the signal."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise TimeoutError(f"not within {_DEADLINE_S} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(_DEADLINE_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -49,7 +49,7 @@ class Found:
     false where that is through another one; ``topics`` are those of which the rest is computed ("health").
     ``sections`` are those of tables of facts ("host", "threshold"); ``asked`` are the texts that functions of facts
     were asked for, ``words`` all texts. ``rulers`` are what numbers are judged by, of "bound", "reference",
-    "uncalibrated", "peers", "peer_limits" (the usual ones) and "baseline".
+    "uncalibrated", "peers", "peer_limits" (the usual ones), "baseline" and "rehearsed_before" (the usual one).
     """
 
     checks: dict[str, bool] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class _Reader:
             self.found.limits[name] = Limit(name, thing, about(home, name))
         elif isinstance(thing, str) and thing.startswith("https://"):
             self.found.links[thing] = None
-        elif callable(thing) and isinstance(plain := inspect.unwrap(thing), FunctionType) and self._is_read(plain):
+        elif (plain := _function_in(thing)) and self._is_read(plain):
             self._add(sys.modules[plain.__module__], plain.__name__, is_own=is_own)
 
     def _is_read(self, function: FunctionType) -> bool:
@@ -154,14 +154,32 @@ class _Reader:
             places = list(inspect.signature(function).parameters)
             self._given.update(places[: len(node.args)], (one.arg for one in node.keywords if one.arg))
 
+    def _read_earlier(self, call: ast.Call) -> None:
+        """judge(**device.earlier_rulers("memory_copy", "GB/s")): in a rehearsal with limits of their own, or not."""
+        function = getattr(Compute, call.func.attr, None) if isinstance(call.func, ast.Attribute) else None
+        if function is Compute.earlier_rulers:
+            self.found.rulers.add("baseline")
+            if len(call.args) < len(inspect.signature(function).parameters) - 1:
+                self.found.rulers.add("rehearsed_before")
+
     def _read_judgement(self, call: ast.Call) -> None:
         given = {one.arg for one in call.keywords if one.arg and not _is_left_out(one.arg, one.value, self._given)}
-        self.found.rulers |= given & {"bound", "reference", "peers", "baseline"}
+        self.found.rulers |= given & {"bound", "reference", "peers"}
         if "is_calibrated" in given and "reference" in given:
             self.found.rulers.add("uncalibrated")
         limits = next((one.value for one in call.keywords if one.arg == "peer_limits"), ast.Constant(None))
+        for keyword in call.keywords:
+            if keyword.arg is None and isinstance(keyword.value, ast.Call):
+                self._read_earlier(keyword.value)
         if "peers" in given and any(isinstance(one, ast.Constant) and one.value is None for one in ast.walk(limits)):
             self.found.rulers.add("peer_limits")  # the usual ones
+
+
+def _function_in(thing: object) -> FunctionType | None:
+    """The function below its decorators. It is looked for and not asked for: some objects have every attribute."""
+    is_wrapper = inspect.getattr_static(thing, "__wrapped__", None) is not None
+    plain = inspect.unwrap(thing) if is_wrapper and callable(thing) else thing
+    return plain if isinstance(plain, FunctionType) else None
 
 
 def _is_left_out(name: str, value: ast.expr, given: set[str]) -> bool:
@@ -219,7 +237,9 @@ class _Function:
         if isinstance(node, ast.Name):
             return None if node.id in self._own_names else vars(self._module).get(node.id)
         if isinstance(node, ast.Attribute) and isinstance(base := self._resolve(node.value), ModuleType):
-            return getattr(base, node.attr, None)
+            # A module of somebody else may import others when it is asked for a name.
+            is_ours = base.__name__.partition(".")[0] == _OURS
+            return getattr(base, node.attr, None) if is_ours else vars(base).get(node.attr)
         return None
 
     def _read_text(self, text: str) -> None:
@@ -248,10 +268,11 @@ class _Function:
     def _read_section(self, node: ast.Subscript) -> None:
         """load("host")["threshold"]; where the section is an argument, that of whoever calls this function."""
         call: Any = node.value
-        table = str(getattr(call.args[0], "value", ""))
-        known = load(table).keys()
+        table = getattr(call.args[0], "value", None) if call.args else None
+        if not isinstance(table, str):  # the name is in a variable
+            return
         wanted = {node.slice.value} if isinstance(node.slice, ast.Constant) else self._found.asked
-        for section in known & wanted:
+        for section in load(table).keys() & wanted:
             self._found.sections[table, str(section)] = None
 
     def _texts_of(self, node: ast.expr) -> list[str]:
@@ -261,13 +282,14 @@ class _Function:
 
     def _read_call(self, node: ast.Call) -> None:
         function = self._resolve(node.func)
-        texts = [part.value for argument in node.args for part in ast.walk(argument)
+        arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+        texts = [part.value for argument in arguments for part in ast.walk(argument)
                  if isinstance(part, ast.Constant) and isinstance(part.value, str)]  # fmt: skip
-        if function is checking.not_applicable and node.args:
-            if reason := written(node.args[0]):
+        if function is checking.not_applicable and arguments:
+            if reason := written(arguments[0]):
                 self._found.reasons[reason] = None
-        elif isinstance(node.func, ast.Attribute) and node.func.attr == "getfixturevalue":
-            self._read_request(node.args[0], texts)
+        elif isinstance(node.func, ast.Attribute) and node.func.attr == "getfixturevalue" and arguments:
+            self._read_request(arguments[0], texts)
         elif str(getattr(function, "__module__", "")).startswith(f"{_OURS}.facts."):
             self._found.asked.update(texts)
         else:

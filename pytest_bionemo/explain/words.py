@@ -16,11 +16,18 @@ _NARROWEST = 40
 _LONGEST_EXAMPLE = 120
 # "NV: RESET_GPU", "FW 1fb789bae": what the letters stand for is in the heading of the table.
 _HAS_CODE = re.compile(r"[A-Z]{2,3}\b[: ]")
+_COMMAND = "$ "
+_ADDRESS = re.compile(r"https?://[^\s<>]+")
+# What means something to Markdown: within a word an underscore does not.
+_MEANS_SOMETHING = re.compile(r"[\\`*<>\[\]#|&~]|(?<!\w)_|_(?!\w)")
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its paragraphs. Those that are ``verbatim`` are commands and addresses, which nobody wraps."""
+    """A heading and its paragraphs.
+
+    Of ``verbatim`` each line stands alone: "$ " and a command, an address, or what a report says of those.
+    """
 
     heading: str
     paragraphs: Sequence[str]
@@ -37,7 +44,7 @@ def sections(told: Explanation) -> Iterator[Section]:
     yield Section("does not apply where", told.not_applicable)
     yield Section("how to fix", _lines(told.fix))
     yield Section("sources", list(_sources(told.facts)), told.links)
-    yield Section("run it alone", (), [f"$ {told.command}"])
+    yield Section("run it alone", (), [f"{_COMMAND}{told.command}"])
 
 
 def text(
@@ -45,7 +52,7 @@ def text(
 ) -> Iterator[str]:
     """The lines for a terminal.
 
-    :param width: columns; commands and addresses may be longer, since they are there to be copied.
+    :param width: columns; commands and addresses may be longer, since they are there to be copied as they are.
     :param seen: what a report says of this check, which comes first.
     :param strong: sets off headings.
     """
@@ -57,19 +64,15 @@ def text(
             yield ""
             yield strong(section.heading)
         for paragraph in section.paragraphs:
-            yield from textwrap.wrap(
-                paragraph,
-                max(_NARROWEST, width),
-                initial_indent="  ",
-                subsequent_indent="    " if len(section.paragraphs) > 1 else "  ",
-                break_on_hyphens=False,
-            )
-        yield from (f"  {line}" for line in section.verbatim)
+            yield from _wrapped(paragraph, width, "    " if len(section.paragraphs) > 1 else "  ")
+        for line in section.verbatim:
+            is_copied = _COMMAND in line or _ADDRESS.fullmatch(line)
+            yield from [f"  {line}"] if is_copied else _wrapped(line, width, "  ")
 
 
 def markdown(told: Explanation, seen: Sequence[Section] = ()) -> Iterator[str]:
     """The lines of a page."""
-    yield f"## {told.id}"
+    yield f"## {_escaped(told.id)}"
     yield ""
     yield f"{_escaped(told.title)} Severity {told.severity}, from level {told.level} on."
     for section in (*seen, *sections(told)):
@@ -79,8 +82,10 @@ def markdown(told: Explanation, seen: Sequence[Section] = ()) -> Iterator[str]:
         yield from (f"{mark}{_escaped(paragraph)}" for paragraph in section.paragraphs)
         if section.verbatim and section.paragraphs:
             yield ""
-        for line in section.verbatim:
-            yield f"    {line.removeprefix('$ ')}" if line.startswith("$ ") else f"- <{line}>"
+        if all(line.startswith(_COMMAND) for line in section.verbatim):
+            yield from (f"    {line.removeprefix(_COMMAND)}" for line in section.verbatim)
+        else:
+            yield from (f"- {_item(line)}" for line in section.verbatim)
 
 
 def listing(checks: Sequence[Check], width: int) -> Iterator[str]:
@@ -95,9 +100,27 @@ def listing(checks: Sequence[Check], width: int) -> Iterator[str]:
         yield from textwrap.wrap(check.spec.title, width, initial_indent=first, subsequent_indent=indent)
 
 
+def _wrapped(paragraph: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(
+        paragraph,
+        max(_NARROWEST, width),
+        initial_indent="  ",
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+
+
+def _item(line: str) -> str:
+    """One of several that are not all commands: below a list a block of code would be a part of its last item."""
+    if line.startswith(_COMMAND):
+        fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+        return f"{fence} {line.removeprefix(_COMMAND)} {fence}"
+    return f"<{line}>" if _ADDRESS.fullmatch(line) else _escaped(line)
+
+
 def _escaped(text: str) -> str:
     """<name> is no tag, and test_* no emphasis."""
-    return "".join(f"\\{one}" if one in "\\`*_<>[]#|" else one for one in text)
+    return _MEANS_SOMETHING.sub(r"\\\g<0>", text)
 
 
 def _lines(text: str | None) -> list[str]:

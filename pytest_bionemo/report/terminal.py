@@ -42,6 +42,7 @@ _JUDGEMENTS: Mapping[str, Style] = {
 _PREFIXED = ("s", "B", "MAC")
 _PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 _RULERS = {"reference": "the reference", "peer_median": "its peers", "baseline": "before", "bound": "the bound"}
+_SHIPPED = "pytest_bionemo.checks."
 _COMPARABLE = "bionemo/benchmark::baseline_is_comparable"
 _SEVERAL, _SMALL = 10, 0.1
 # Said beside the verdict: what is done to the node as a whole.
@@ -147,7 +148,7 @@ def _in_full(run: Mapping[str, Any], path: str, width: int, verbosity: int) -> I
         yield from _finding("BLOCKED", entry, "blocked", width)
     for entry in run["warnings"]:
         yield from _finding("WARNING", entry, "unknown", width)
-    yield from _how_to_ask([*run["blockers"], *run["warnings"]], path)
+    yield from _how_to_ask(run, path)
     if run["verdict"] == "READY_FOR_INSTALL":
         yield from _fixes("install", run["install_options"], width)
     found = [entry["check"] for entry in (*run["blockers"], *run["warnings"])]
@@ -174,11 +175,17 @@ def _finding(label: str, entry: Mapping[str, Any], style: Style, width: int) -> 
         yield from _labelled("  see", link, width, wrap=False)
 
 
-def _how_to_ask(findings: Sequence[Mapping[str, Any]], path: str) -> Iterator[Line]:
-    """The command that explains the finding, or all of those that the report has."""
+def _how_to_ask(run: Mapping[str, Any], path: str) -> Iterator[Line]:
+    """The command that explains the finding, or all of those that the report has.
+
+    A check of a plugin that was named on the command line is known to nobody else: only the report tells of it.
+    """
+    findings = [*run["blockers"], *run["warnings"]]
     if findings:
         check = findings[0]["check"].removeprefix("bionemo/").partition("[")[0]
-        asked = f"--report {shlex.quote(path)}" if path and len(findings) > 1 else shlex.quote(check)
+        others = [topic["name"] for topic in run.get("topics", ()) if not topic["module"].startswith(_SHIPPED)]
+        needs_report = len(findings) > 1 or check.partition("::")[0] in others
+        asked = f"--report {shlex.quote(path)}" if path and needs_report else shlex.quote(check)
         text = f"{'explain'.ljust(_LABEL_WIDTH)}python -m pytest_bionemo explain {asked}"
         yield Line(((text, "dim"),))
 
@@ -211,8 +218,9 @@ def _gaps(gaps: Sequence[Mapping[str, Any]], found: Sequence[str], width: int, v
 def _unexplained(check: str, gaps: Sequence[Mapping[str, Any]]) -> str:
     """Why checks wait for one that tells nothing itself: ', since no node is here, itself not run (deselected)'."""
     own = next((f", itself not run ({gap['reason']})" for gap in gaps if gap["check"] == check), "")
-    reasons = dict.fromkeys(gap["reason"] for gap in gaps if gap["waits_for"] == check)
-    return f", since {'; '.join(reasons)}{own}"
+    reasons = list(dict.fromkeys(gap["reason"] for gap in gaps if gap["waits_for"] == check))
+    more = [f"and {len(reasons) - _NAMED_AT_MOST} more"] if len(reasons) > _NAMED_AT_MOST else []
+    return f", since {'; '.join([*reasons[:_NAMED_AT_MOST], *more])}{own}"
 
 
 def _numbers(measurements: Iterable[Mapping[str, Any]], width: int, verbosity: int) -> Iterator[Line]:

@@ -82,7 +82,7 @@ class Validation:
         if self.place:
             config.stash[REPORTS] = self.place.path.absolute().parent
         if options.baseline and self.place and self.has_begun:
-            config.stash[BASELINE] = self._find_baseline(self.place)
+            config.stash[BASELINE] = self._find_baseline()
         if self.is_worker:
             config.stash[LOCKS] = Path(config.workerinput[_LOCKS_KEY])  # type: ignore[attr-defined]
 
@@ -138,7 +138,7 @@ class Validation:
         job = jobs.read(os.environ)
         node = (job.folder, job.node) if job else (None, None)
         page = Page(Place(self.options.html, self._folder, *node, kind="page"))
-        if page.place.path.absolute() == report.path.absolute():
+        if page.place.path.resolve() == report.path.resolve():
             raise PlaceError(f"{page.place.path} is the place of the report. Choose another --bionemo-html.")
         return page
 
@@ -167,14 +167,14 @@ class Validation:
         machine.start()
         return machine
 
-    def _find_baseline(self, place: Place) -> Baseline:
+    def _find_baseline(self) -> Baseline:
         from pytest_bionemo.history import baselines  # who compares with nothing does not pay for it
 
-        folder, now = self.config.invocation_params.dir, circumstances_of(self.machine, self.options)
+        now = circumstances_of(self.machine, self.options)
         try:
-            return baselines.find(self.options.baseline, folder, now, os.environ)
+            return baselines.find(self.options.baseline, self._folder, now, os.environ)
         except baselines.BaselineError as error:
-            place.restore()  # this was no run
+            self._restore()
             raise pytest.UsageError(f"--bionemo-baseline: {error}.") from None
 
     # ------------------------------------------------------------------------------------------ collecting
@@ -202,8 +202,15 @@ class Validation:
             if self.page:
                 self.page.begin(begun)
         except PlaceError as error:
+            self._restore()
             raise pytest.UsageError(str(error)) from None
         self.has_begun = True
+
+    def _restore(self) -> None:
+        """Put back what the report and the page were before: this was no run."""
+        for place in (self.place, self.page and self.page.place):
+            if place:
+                place.restore()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -375,9 +382,7 @@ class Validation:
     def _save(self, report: dict[str, Any]) -> None:
         assert self.place
         if report["exitcode"] == pytest.ExitCode.USAGE_ERROR and not self.has_run:
-            self.place.restore()
-            if self.page:
-                self.page.place.restore()
+            self._restore()
             return
         self.document = report
         try:

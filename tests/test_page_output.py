@@ -104,9 +104,11 @@ def test_a_run_that_is_broken_off_leaves_a_page_that_says_so(page_rig: Rig, endi
         ("--bionemo-html=/dev/null", "/dev/null is no regular file. Choose another --bionemo-html."),
         ("--bionemo-html=", "'' is no path for the page. Choose another --bionemo-html."),
         (
-            "--bionemo-html=bionemo_validation_report.json",
+            "--bionemo-html=../project/bionemo_validation_report.json",
             "is the place of the report. Choose another --bionemo-html.",
         ),
+        # Known as late as it is written.
+        ("--bionemo-html=/proc/out.html", "out.html: No such file or directory. Choose another --bionemo-html."),
     ],
 )
 def test_a_page_that_cannot_be_written_is_one_line_before_anything_runs(
@@ -133,10 +135,13 @@ def test_without_jinja_one_line_says_what_to_install_and_nothing_is_touched(heal
     assert made.stderr.strip() == f"error: {INSTALL} (No module named 'jinja2')"
 
 
-def test_a_usage_error_puts_the_former_page_back(page_rig: Rig) -> None:
+@pytest.mark.parametrize("mistake", ["bionemo/driver::no_such_check", "--bionemo-baseline=none.json"])
+def test_a_usage_error_puts_the_former_page_back(page_rig: Rig, mistake: str) -> None:
     page = page_rig.write("out.html", FORMER)
-    assert page_rig.validate("--bionemo-html=out.html", "bionemo/driver::no_such_check").returncode == 4
+    run = page_rig.validate("--bionemo-html=out.html", mistake)
+    assert run.returncode == 4
     assert page.read_text() == FORMER
+    assert not run.report_path.exists()
 
 
 def test_a_page_that_fails_at_the_end_takes_nothing_from_the_report(page_rig: Rig) -> None:

@@ -79,18 +79,21 @@ class Place:
 
         :raises PlaceError: if it cannot be written.
         """
-        self._begun = _encode(content)
+        begun = _encode(content)
         try:
             # It stays after a usage error, too: another node may be about to write there.
             self.path.parent.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):
                 self._before = self.path.read_bytes()
-            self._replace(self._begun)
+            self._replace(begun)
         except (OSError, ValueError) as error:
             raise self._unwritable(self.path, error) from None
+        self._begun = begun
 
     def restore(self) -> None:
-        """Put back what was there before :meth:`begin`, unless another run has written its report since."""
+        """Put back what was there before :meth:`begin`, if that wrote there, unless another run has written since."""
+        if not self._begun:
+            return
         with suppress(OSError):
             if self.path.read_bytes() != self._begun:
                 return

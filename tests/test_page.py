@@ -318,6 +318,8 @@ def test_a_large_report_is_a_page_of_less_than_a_megabyte(reports: Mapping[str, 
         ({"measurements": [{"value": 1}]}, "the report is damaged (KeyError: 'name')"),
         ({"targets": [{}]}, "the report is damaged (KeyError"),
         ({"environment": []}, "the report is damaged (AttributeError"),
+        ({"environment": {"extra": ["rack"]}}, "the report is damaged (TypeError: 'list object' has no attribute"),
+        ({"targets": [{"name": "x", "runnable": False, "reasons": [5]}]}, "the report is damaged (TypeError: 'int"),
         ({"duration_s": "long"}, "the report is damaged (ValueError"),
     ],
 )

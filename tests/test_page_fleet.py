@@ -25,6 +25,17 @@ _ROWS = "#all-nodes tbody tr"
 _SHOWN = "all => all.filter(row => row.offsetParent !== null).map(row => row.cells[0].textContent.trim())"
 
 
+_SPREAD = {
+    "measurement": "m",
+    "unit": "s",
+    "model": "x",
+    "values": 9,
+    "median": 1.0,
+    "spread": 0.1,
+    "detectable": 0.2,
+}
+
+
 @pytest.fixture(scope="module")
 def many() -> Json:
     """A fleet of 64 nodes of which everything is shown."""
@@ -212,6 +223,7 @@ def test_a_page_that_cannot_be_made_is_one_line_before_anything_is_read(
         ({"drift": [{}]}, "damaged"),
         ({"hyperpod": 3}, "damaged"),
         ({"levels": []}, "damaged"),
+        ({"spreads": [{**_SPREAD, "values": 10**5000}]}, "damaged"),
     ],
 )
 def test_what_is_no_document_of_a_fleet_is_one_line_and_no_page(many: Json, change: Json, said: str) -> None:

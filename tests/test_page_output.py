@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -230,6 +231,9 @@ def test_the_document_of_a_fleet_becomes_its_page(folder: Path, capsys: pytest.C
         ({"a.json": ready()}, ["a.json", "-o", "a.json"], "a.json is the report itself. Choose another -o."),
         ({"a.json": ready()}, ["a.json", "-o", "no/x.html"], "no/x.html: No such file or directory. Choose another"),
         ({"a.json": ready()}, ["a.json", "-o", "/dev/null"], "/dev/null: it is no regular file. Choose another -o."),
+        ({"a.json": ready()}, ["a.json", "-o", "~nobody-of-this-name/x"], "~nobody-of-this-name/x: Could not"),
+        ({"a.json": ready()}, ["a.json", "-o", "x" * 300], "File name too long. Choose another -o."),
+        ({"a" * 255: ready()}, ["a" * 255], "a page beside the report: File name too long. Choose another -o."),
         ({"a.json": []}, ["a.json"], "a.json: not a report of pytest --bionemo-validate"),
         ({"a.json": {"tool": "pytest-bionemo fleet", "schema_version": 99}}, ["a.json"], "a.json: "),
         ({"a.json": {"bionemo": {"schema_version": 7}}}, ["a.json"], "update pytest-bionemo"),
@@ -249,6 +253,17 @@ def test_what_cannot_become_a_page_is_one_line(
     assert said in line
     assert printed.out == ""
     assert sorted(path.name for path in folder.iterdir()) == sorted(files)
+
+
+def test_a_page_that_cannot_be_printed_is_one_line_and_a_reader_that_has_enough_is_none(folder: Path) -> None:
+    write("a.json", ready())
+    command = f"{sys.executable} -m pytest_bionemo html a.json -o -"
+    full = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False)
+    said = "error: the standard output: No space left on device. Choose another -o.\n"
+    assert (full.returncode, full.stderr) == (4, said)
+    command = f"set -o pipefail; {command} | read -n 5"
+    enough = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (enough.returncode, enough.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["a", "--timeout", "soon"], ["a", "--out", "x"]])

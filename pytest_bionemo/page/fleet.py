@@ -50,13 +50,12 @@ def fleet_page(document: Mapping[str, Any]) -> str:
         version = repr(document.get("schema_version"))[:40]
         raise ReportError(f"its schema version is {version}, and this pytest-bionemo reads {SCHEMA_VERSION}")
     try:
-        values = _values(document)
+        return render("fleet.html.j2", styles=("fleet.css",), scripts=("fleet.js",), **_values(document))
     except ReportError:
         raise
     except DAMAGED as error:
         said = " ".join(f"{type(error).__name__}: {error}"[:200].split())
         raise ReportError(f"the document of the fleet is damaged ({said})") from error
-    return render("fleet.html.j2", styles=("fleet.css",), scripts=("fleet.js",), **values)
 
 
 def _values(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,21 +50,23 @@ def render(template: str, *, styles: tuple[str, ...] = (), scripts: tuple[str, .
         ``base.css`` and ``base.js``.
     :param values: what it prints. ``base.html.j2`` says which it needs itself.
     :raises PageError: if Jinja2 does not import.
+    :raises TypeError: if a value is not what the template takes it for.
 
     ::
 
         page = render("node.html.j2", styles=("node.css",), title="vm: READY", ...)
     """
     expect_jinja()
+    from jinja2 import UndefinedError
     from markupsafe import Markup
 
     style = "".join(_own("base.css", *styles))
     script = "".join(_own("base.js", *scripts))
-    return (
-        _environment()
-        .get_template(template)
-        .render(style=Markup(style), script=Markup(script), policy=_policy(style, script), **values)  # noqa: S704
-    )
+    own = {"style": Markup(style), "script": Markup(script), "policy": _policy(style, script)}  # noqa: S704
+    try:
+        return _environment().get_template(template).render(**own, **values)
+    except UndefinedError as error:
+        raise TypeError(str(error)) from None
 
 
 def shown(text: str, longest: int = LONGEST) -> str:

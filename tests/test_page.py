@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -29,6 +29,7 @@ from test_report import complete, for_install, ready, unfinished
 from test_verdict import crashed, declared, document, found, ran, skipped, topic
 
 Json = dict[str, Any]
+LETTERS = str.maketrans("0123456789", "abcdefghij")
 RULED = ("matmul_bf16", "matmul_fp32", "memory_copy", "memory_read", "host_to_device")
 
 
@@ -305,6 +306,54 @@ def test_a_large_report_is_a_page_of_less_than_a_megabyte(reports: Mapping[str, 
     assert html.count("check399") == 1
 
 
+def test_a_pair_without_a_number_is_told_from_a_device_itself() -> None:
+    report = ready()
+    report["bionemo"]["measurements"] = [
+        measured("send_to_gpu1", "gpu0", unit="GB/s"),
+        measured("send_to_gpu0", "gpu2", unit="GB/s"),
+    ]
+    (heat,) = re.findall('<table class="heat".*?</table>', node_page(report), re.DOTALL)
+    cells = re.findall('<td class="(?:self|h[0-9]+)">(.*?)</td>', heat)
+    assert cells == ["", "700", "-", "-", "", "-", "700", "-", ""]
+
+
+def test_no_memory_of_a_report_is_a_bar_that_a_browser_refuses() -> None:
+    report = ready()
+    sizes = [(-5e9, 2e9), (5e9, -2e9), (5e9, 2e9), (1e9, 2e9)]
+    report["bionemo"]["targets"] = [
+        {"name": "t", "runnable": True, "estimated_memory_bytes": needed, "available_memory_bytes": there}
+        for needed, there in sizes
+    ]
+    assert re.findall('class="bar-in" width="(.*?)"', node_page(report)) == ["0.0%", "100.0%", "50.0%"]
+
+
+def test_lists_of_any_length_are_cut_and_their_rest_is_counted() -> None:
+    report, many = ready(), range(550)
+    run = report["bionemo"]
+    ends: dict[str, tuple[Callable[[str], Json], str]] = {
+        "blocker": (found, "blocker"),
+        "warning": (lambda check: found(check, "warned"), "warning"),
+        "gap": (
+            lambda check: skipped(check, outcome="not_run", message=check.translate(LETTERS)),
+            "blocker",
+        ),
+        "fine": (ran, "blocker"),
+    }
+    for kind, (make, severity) in ends.items():
+        run["checks"] += [declared(f"bionemo/{kind}::c{number}", severity=severity) for number in many]
+        report["tests"] += [make(f"bionemo/{kind}::c{number}") for number in many]
+    run["gpus"] = [{"index": number, "uuid": f"GPU-{number}"} for number in many]
+    run["environment"] = {"extra": {f"fact{number}": "x" for number in many}}
+    run["targets"] = [{"name": f"t{number}", "runnable": False} for number in many]
+    run["packages"] = [{"name": f"p{number}", "version": None} for number in many]
+    run["measurements"] = [measured("wide", f"d{number}", 1.0, bound=2.0) for number in range(5100)]
+    run["measurements"] += [measured(f"send_to_x{number}", f"y{number}", unit="GB/s") for number in range(4000)]
+    said = Counter(re.findall(r"And (\d+) more: the report has them all", node_page(report)))
+    # Blockers, warnings and gaps, the checks of four topics, GPUs, facts, targets and packages, the lanes of a
+    # drawing, and the rows of the table: the matrix of 8,000 devices is none.
+    assert said == {"50": 3 + 4 + 4, "5036": 1, "4100": 1}
+
+
 # ---- what is no report
 
 
@@ -318,7 +367,7 @@ def test_a_large_report_is_a_page_of_less_than_a_megabyte(reports: Mapping[str, 
         ({"measurements": [{"value": 1}]}, "the report is damaged (KeyError: 'name')"),
         ({"targets": [{}]}, "the report is damaged (KeyError"),
         ({"environment": []}, "the report is damaged (AttributeError"),
-        ({"environment": {"extra": ["rack"]}}, "the report is damaged (TypeError: 'list object' has no attribute"),
+        ({"environment": {"extra": ["rack"]}}, "the report is damaged (AttributeError: 'list' object"),
         ({"targets": [{"name": "x", "runnable": False, "reasons": [5]}]}, "the report is damaged (TypeError: 'int"),
         ({"duration_s": "long"}, "the report is damaged (ValueError"),
     ],

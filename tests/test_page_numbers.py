@@ -100,6 +100,12 @@ def test_what_devices_send_to_each_other_is_a_matrix_in_the_order_of_the_devices
     assert (cell.value, cell.device, matrix.step(cell)) == (500.0, "gpu4", 5)
     assert matrix.fastest == 1100.0
     assert numbers.split(numbers.quantities([measured()], labels))[1] is None
+    pair = [measured("send_to_gpu1", "GPU-0"), measured("send_to_gpu2", "GPU-0"), measured("send_to_gpu0", "GPU-1")]
+    matrix = numbers.split(numbers.quantities(pair, labels))[1]
+    assert matrix is not None
+    assert [[one is not None for one in row] for row in matrix.rows] == [
+        [False, True, True], [True, False, False], [False, False, False]
+    ]  # fmt: skip
 
 
 # ---- axes and drawings
@@ -212,6 +218,13 @@ def test_commands_of_a_fix_that_follow_each_other_are_copied_as_one() -> None:
         (False, "then wait"),
     ]
     assert steps([]) == []
+    assert steps(["$ modprobe nvidia", "", "$ nvidia-smi", " "]) == [(True, "modprobe nvidia\nnvidia-smi")]
+
+
+def test_no_command_that_is_copied_is_cut() -> None:
+    half = "x" * (LONGEST // 2)
+    assert steps([f"$ {half}", f"$ {half}"]) == [(True, half), (True, half)]
+    assert steps([f"$ {half}{half}x"]) == [(False, f"{half}{half}x")]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ _WIDE = 30.0
 """The ratio of the largest to the smallest number from which on an axis is logarithmic."""
 _TICKS = 4
 _PREFIXED = ("s", "B", "MAC")
-_LANES_AT_MOST = 64
+LANES_AT_MOST = 64
 # The shape of a mark by what was said of the number: a colour alone says nothing to many.
 _MARK_OF = {"untrusted": "bad", "low": "bad", "degraded": "warn"}
 
@@ -80,7 +80,7 @@ def strip(quantity: Quantity) -> Markup:
     """
     from markupsafe import Markup
 
-    drawn = [one for one in quantity.numbers if one.value is not None][:_LANES_AT_MOST]
+    drawn = [one for one in quantity.numbers if one.value is not None][:LANES_AT_MOST]
     axis = Axis.over([value for one in drawn for value in _values(one)])
     height = _TOP + _LANE * len(drawn) + _BOTTOM
     parts = [

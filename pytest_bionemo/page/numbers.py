@@ -16,6 +16,7 @@ RULERS = {"bound": "the bound", "reference": "the reference", "peer_median": "it
 WORDS = ("untrusted", "low", "degraded", "unjudged", "uncalibrated", "good")
 """Of a judgement, worst first."""
 _TO = "send_to_"
+_MATRIX_AT_MOST = 64
 _LARGEST = 1e150
 """So that sums and ratios of two numbers are numbers."""
 _SEVERAL, _SMALL = 10, 0.1
@@ -129,16 +130,20 @@ def quantities(measurements: Iterable[Mapping[str, Any]], labels: Mapping[str, s
 
 
 def split(found: Sequence[Quantity]) -> tuple[list[Quantity], Matrix | None]:
-    """Take out what devices send to each other, which is a matrix; None if there is none."""
-    sent = [one for one in found if one.name.startswith(_TO) and not one.test]
+    """Take out what devices send to each other, which is a matrix; None if none is there or it is too large."""
+    sent = [one for one in found if _is_sent(one)]
     targets = [one.name.removeprefix(_TO) for one in sent]
     senders = [number.device for one in sent for number in one.numbers]
     devices = tuple(dict.fromkeys([*sorted({*senders, *targets}, key=_natural)]))
-    if len(devices) < 2 or len({one.unit for one in sent}) != 1:
+    if not 2 <= len(devices) <= _MATRIX_AT_MOST or len({one.unit for one in sent}) != 1:
         return list(found), None
     cells = {(number.device, one.name.removeprefix(_TO)): number for one in sent for number in one.numbers}
     rows = tuple(tuple(cells.get((source, target)) for target in devices) for source in devices)
-    return [one for one in found if one not in sent], Matrix(devices, sent[0].unit, rows)
+    return [one for one in found if not _is_sent(one)], Matrix(devices, sent[0].unit, rows)
+
+
+def _is_sent(quantity: Quantity) -> bool:
+    return quantity.name.startswith(_TO) and not quantity.test
 
 
 def _number(entry: Mapping[str, Any], unit: str, labels: Mapping[str, str]) -> Number:

@@ -102,10 +102,12 @@ def steps(lines: Iterable[str]) -> list[tuple[bool, str]]:
         before, dollar, typed = line.partition("$ ")
         if before.strip():
             found.append((False, before))
-        elif found and found[-1][0]:
+        if not dollar:
+            continue
+        if found and found[-1][0] and len(found[-1][1]) + len(typed) < LONGEST:
             typed = f"{found.pop()[1]}\n{typed}"
-        if dollar:
-            found.append((True, typed))
+        # Half of a command is worse than none: what is cut is not to be copied.
+        found.append((len(typed) <= LONGEST, typed))
     return found
 
 

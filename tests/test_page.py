@@ -348,7 +348,7 @@ def test_lists_of_any_length_are_cut_and_their_rest_is_counted() -> None:
     run["packages"] = [{"name": f"p{number}", "version": None} for number in many]
     run["measurements"] = [measured("wide", f"d{number}", 1.0, bound=2.0) for number in range(5100)]
     run["measurements"] += [measured(f"send_to_x{number}", f"y{number}", unit="GB/s") for number in range(4000)]
-    said = Counter(re.findall(r"And (\d+) more: the report has them all", node_page(report)))
+    said = Counter(re.findall(r"And (\d+) more: the JSON document has them all", node_page(report)))
     # Blockers, warnings and gaps, the checks of four topics, GPUs, facts, targets and packages, the lanes of a
     # drawing, and the rows of the table: the matrix of 8,000 devices is none.
     assert said == {"50": 3 + 4 + 4, "5036": 1, "4100": 1}

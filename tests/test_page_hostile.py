@@ -99,11 +99,10 @@ class Tags(HTMLParser):
             is_known = name not in known or (value or "").startswith(known[name])
             if name.startswith("on") or name in ("style", "srcdoc", "autofocus", "action") or not is_known:
                 self.doing.append(f"{tag} {name}={value}")
-        if (
-            tag in ("iframe", "object", "embed", "img", "base", "form", "meta")
-            and dict(attrs).get("http-equiv") == ""
-        ):
+        if tag in ("iframe", "object", "embed", "img", "base", "form"):
             self.doing.append(tag)
+        if tag == "meta" and dict(attrs).get("http-equiv") not in (None, "Content-Security-Policy"):
+            self.doing.append(f"meta {attrs}")
 
 
 def expect_harmless(html: str) -> None:

@@ -125,10 +125,7 @@ def _asked(options: argparse.Namespace) -> Asked:
             named += _listed_in(text[1:])
         else:
             named += hosts.expand(text)
-    if options.json and options.json == options.lists:
-        raise UsageError(f"--json {options.json}: a file, and --lists a folder. Choose different names.")
-    if options.html and options.html in (options.json, options.lists):
-        raise UsageError(f"--html {options.html}: --json or --lists has the same name. Choose different names.")
+    _expect_different_places(options)
     return Asked(
         hosts=tuple(dict.fromkeys(named)),
         nodes=number,
@@ -137,6 +134,17 @@ def _asked(options: argparse.Namespace) -> Asked:
         job=options.job,
         require=options.require,
     )
+
+
+def _expect_different_places(options: argparse.Namespace) -> None:
+    if options.json and _is_same(options.json, options.lists):
+        raise UsageError(f"--json {options.json}: a file, and --lists a folder. Choose different names.")
+    if options.html and (_is_same(options.html, options.json) or _is_same(options.html, options.lists)):
+        raise UsageError(f"--html {options.html}: --json or --lists has the same name. Choose different names.")
+
+
+def _is_same(one: str, other: str | None) -> bool:
+    return other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _number(text: str, former: int | None) -> int:

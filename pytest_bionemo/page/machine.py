@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bionemo.model import Gpu, describe_gpus
-from pytest_bionemo.page.numbers import finite
 from pytest_bionemo.page.shell import number
+from pytest_bionemo.page.values import finite
 
 # Of the environment, in the order in which a page says it; what is not here follows.
 _NAMES = {

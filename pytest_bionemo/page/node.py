@@ -16,6 +16,7 @@ from pytest_bionemo.model import Outcome, VerdictName, count
 from pytest_bionemo.page import machine, numbers
 from pytest_bionemo.page.drawing import LANES_AT_MOST, strip
 from pytest_bionemo.page.shell import render
+from pytest_bionemo.page.values import finite
 from pytest_bionemo.reports import DAMAGED, expect_known
 from pytest_bionemo.verdict import ReportError, Result, Verdict, fold, results
 
@@ -318,6 +319,6 @@ def _word(result: Result) -> str:
 
 def _seconds(document: Mapping[str, Any]) -> dict[str, float]:
     return {
-        test["nodeid"]: sum(numbers.finite(test.get(stage, {}).get("duration")) or 0.0 for stage in _STAGES)
+        test["nodeid"]: sum(finite(test.get(stage, {}).get("duration")) or 0.0 for stage in _STAGES)
         for test in document.get("tests", [])
     }

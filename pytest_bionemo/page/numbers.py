@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bionemo.page.shell import number
+from pytest_bionemo.page.values import finite
 
 RULERS = {"bound": "the bound", "reference": "the reference", "peer_median": "its peers", "baseline": "before"}
 """The fields of a measurement, and what a page calls them."""
@@ -17,8 +18,6 @@ WORDS = ("untrusted", "low", "degraded", "unjudged", "uncalibrated", "good")
 """Of a judgement, worst first."""
 _TO = "send_to_"
 _MATRIX_AT_MOST = 64
-_LARGEST = 1e150
-"""So that sums and ratios of two numbers are numbers."""
 _SEVERAL, _SMALL = 10, 0.1
 
 
@@ -107,13 +106,6 @@ class Matrix:
     def step(self, one: Number) -> int:
         """The colour of a cell: its share of the fastest, in tenths."""
         return round(10 * max(one.value or 0.0, 0.0) / self.fastest) if self.fastest else 0
-
-
-def finite(value: object) -> float | None:
-    """The value as a float; None for what is no finite number, or larger than any quantity is."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
-        return None
-    return float(value) if abs(value) > 1 / _LARGEST else 0.0
 
 
 def quantities(measurements: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[Quantity]:

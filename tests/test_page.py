@@ -317,6 +317,14 @@ def test_a_pair_without_a_number_is_told_from_a_device_itself() -> None:
     assert cells == ["", "700", "-", "-", "", "-", "700", "-", ""]
 
 
+def test_every_number_in_the_table_has_its_unit_and_is_sorted_as_a_number() -> None:
+    report = ready()
+    report["bionemo"]["measurements"] = [measured("memory", None, 2.5e11, unit="B", ci95=[2e11, 3e11], bound=3.2e11)]
+    (table,) = re.findall('id="all-numbers".*?</table>', node_page(report), re.DOTALL)
+    assert re.findall(r'data-v="(.*?)">(.*?)<', table) == [("250000000000.0", "250 GB"), ("320000000000.0", "320 GB")]
+    assert "<td>200 to 300 GB</td>" in table
+
+
 def test_no_memory_of_a_report_is_a_bar_that_a_browser_refuses() -> None:
     report = ready()
     sizes = [(-5e9, 2e9), (5e9, -2e9), (5e9, 2e9), (1e9, 2e9)]

@@ -54,6 +54,9 @@ def test_times_are_many_times_a_bound_and_small_shares_keep_two_digits() -> None
         measured("launch", "GPU-1", value=4e-6, unit="s", bound=2e-8, reference=1e-3),
     )
     assert one.shown == "2 to 4 µs"
+    assert (
+        quantity(measured(value=2e-6, unit="s", ci95=[1.9e-6, 2.1e-6])).numbers[0].shown_interval == "1.9 to 2.1 µs"
+    )
     assert [share for *_, share in one.legend] == ["100 x to 200 x", "0.4% to 200% of"]
 
 

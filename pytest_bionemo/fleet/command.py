@@ -196,9 +196,7 @@ def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         _save(Path(options.json), json.dumps(document, indent=1))
     if options.html:
-        from pytest_bionemo.page.fleet import fleet_page
-
-        _save(Path(options.html), fleet_page(document))
+        _save(Path(options.html), _page(document))
     if options.lists:
         _make(Path(options.lists))
         for name in ("passing", "failing", "unknown", "missing"):
@@ -207,6 +205,16 @@ def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
     for line in _output(document, options.what):
         print(line)
     sys.stdout.flush()
+
+
+def _page(document: Mapping[str, Any]) -> str:
+    from pytest_bionemo.page.fleet import fleet_page
+    from pytest_bionemo.verdict import ReportError
+
+    try:
+        return fleet_page(document)
+    except ReportError as error:
+        raise UsageError(f"--html: {error}") from None
 
 
 def _output(document: Mapping[str, Any], what: str) -> Iterator[str]:

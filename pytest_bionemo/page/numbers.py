@@ -41,7 +41,7 @@ class Number:
     @property
     def shown_interval(self) -> str:
         """The 95 % confidence interval; "" where there is none."""
-        return f"{number(self.interval[0])} to {number(self.interval[1], self.unit)}" if self.interval else ""
+        return _range(self.interval, self.unit) if self.interval else ""
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,6 @@ def _make(folder: Path) -> None:
 
 def _save(path: Path, text: str) -> None:
     try:
-        atomic.replace(path, f"{text}\n".encode() if text else b"")
+        atomic.save(path, f"{text}\n".encode() if text else b"")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None

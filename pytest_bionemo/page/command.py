@@ -120,7 +120,7 @@ def _unwritable(place: object, error: Exception) -> UsageError:
 
 def _save(place: Path, html: str) -> None:
     try:
-        atomic.replace(place, html.encode())
+        atomic.save(place, html.encode())
     except OSError as error:
         raise _unwritable(place, error) from None
 

@@ -53,7 +53,6 @@ class Place:
             raise PlaceError(f"{self.path} is no regular file. Choose another {self._option}.")
         self._before: bytes | None = None
         self._begun = b""
-        self._can_rename = True
 
     def _choose(self, name: str, folder: Path, subfolder: str | None, file_name: str) -> Path:
         if not name:
@@ -85,7 +84,7 @@ class Place:
             self.path.parent.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):
                 self._before = self.path.read_bytes()
-            self._replace(begun)
+            atomic.save(self.path, begun)
         except (OSError, ValueError) as error:
             raise self._unwritable(self.path, error) from None
         self._begun = begun
@@ -100,22 +99,11 @@ class Place:
         if self._before is None:
             self.path.unlink(missing_ok=True)
         else:
-            self._replace(self._before)
+            atomic.save(self.path, self._before)
 
     def write(self, content: dict[str, Any] | str) -> None:
         """Replace what lies there, atomically where the file system can."""
-        self._replace(_encode(content))
-
-    def _replace(self, content: bytes) -> None:
-        if self._can_rename:
-            try:
-                atomic.replace(self.path, content)
-            except OSError as error:
-                if error.errno not in atomic.UNSUPPORTED:
-                    raise
-                self._can_rename = False
-        if not self._can_rename:
-            atomic.write(self.path, content)
+        atomic.save(self.path, _encode(content))
 
 
 def _encode(content: dict[str, Any] | str) -> bytes:

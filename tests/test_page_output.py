@@ -145,6 +145,16 @@ def test_a_usage_error_puts_the_former_page_back(page_rig: Rig, mistake: str) ->
     assert not run.report_path.exists()
 
 
+def test_a_page_is_refused_where_nothing_is_validated(page_rig: Rig) -> None:
+    page = page_rig.write("out.html", FORMER)
+    run = page_rig.pytest("--bionemo-html=out.html")
+    assert run.returncode == 4
+    assert run.stderr.strip() == (
+        "ERROR: --bionemo-html needs --bionemo-validate: it is about the run of the checks."
+    )
+    assert page.read_text() == FORMER
+
+
 def test_a_page_that_fails_at_the_end_takes_nothing_from_the_report(page_rig: Rig) -> None:
     (page_rig.project / "pages").mkdir()
     during_each_check(page_rig, "import shutil; shutil.rmtree('pages', ignore_errors=True)")

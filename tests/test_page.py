@@ -145,7 +145,8 @@ def test_commands_are_copied_tables_sorted_and_narrowed_and_links_open_what_is_f
 
         page.evaluate("location.hash = 'all-numbers'")
         assert page.locator("details:has(> .wide > #all-numbers)").get_attribute("open") is not None
-        page.emulate_media(media="print")
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert page.locator(".toc").is_hidden()
         assert page.locator(".copy").first.is_hidden()
         closed = page.locator("details:not([open])").count()

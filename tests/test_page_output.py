@@ -247,6 +247,8 @@ def test_the_document_of_a_fleet_becomes_its_page(folder: Path, capsys: pytest.C
         ({"a.json": []}, ["a.json"], "a.json: not a report of pytest --bionemo-validate"),
         ({"a.json": {"tool": "pytest-bionemo fleet", "schema_version": 99}}, ["a.json"], "a.json: "),
         ({"a.json": {"bionemo": {"schema_version": 7}}}, ["a.json"], "update pytest-bionemo"),
+        ({"a.json": {"bionemo": {"schema_version": "x" * 10**6}}}, ["a.json"], "xxx… (1,000,"),
+        ({"a\x1b[2J.json": []}, ["a\x1b[2J.json"], "a\\x1b[2J.json: not a report"),
         ({"a.json": {**ready(), "tests": 5}}, ["a.json"], "a.json: not a report of pytest --bionemo-validate: it is"),
         ({}, ["/dev/zero"], "/dev/zero: is no regular file"),
     ],

@@ -15,11 +15,12 @@ from typing import NamedTuple, NoReturn
 from pytest_bionemo.fleet import sources
 from pytest_bionemo.fleet.node import TOOL
 from pytest_bionemo.fleet.reading import DEADLINE_S, read_all, seconds
-from pytest_bionemo.page.shell import PageError, expect_jinja
+from pytest_bionemo.page.shell import PageError, expect_jinja, shown
 from pytest_bionemo.report import atomic
 from pytest_bionemo.verdict import ReportError
 
 _USAGE_ERROR = 4
+_LONGEST_LINE = 1000
 _COMMAND = "python -m pytest_bionemo html"
 
 
@@ -80,7 +81,7 @@ def export(report: str, out: str | None = None, deadline_s: float = DEADLINE_S) 
         said = str(error)
     else:
         return 0
-    print(f"error: {' '.join(said.split())}", file=sys.stderr)
+    print(f"error: {shown(' '.join(said.split()), _LONGEST_LINE)}", file=sys.stderr)
     return _USAGE_ERROR
 
 

@@ -85,7 +85,7 @@ def export(
         if out is None:
             sys.stdout.write(text)
         else:
-            atomic.replace(Path(out), text.encode())
+            atomic.save(Path(out), text.encode())
     except (UsageError, sources.SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _USAGE_ERROR

@@ -98,7 +98,7 @@ def read(config: pytest.Config) -> Options:
     """
     if config.getoption(_key("hyperpod-line")) and not _read_switch(config, "validate"):
         raise pytest.UsageError("--bionemo-hyperpod-line needs --bionemo-validate: the line is of its report.")
-    for name in ("baseline", "save"):
+    for name in ("baseline", "html", "save"):
         if config.getoption(_key(name)) is not None and not _read_switch(config, "validate"):
             raise pytest.UsageError(f"--bionemo-{name} needs --bionemo-validate: it is about the run of the checks.")
     return Options(

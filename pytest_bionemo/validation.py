@@ -139,7 +139,7 @@ class Validation:
         job = jobs.read(os.environ)
         node = (job.folder, job.node) if job else (None, None)
         page = Page(Place(self.options.html, self._folder, *node, kind="page"))
-        if page.place.path.absolute() == report.path.absolute():
+        if page.place.path.resolve() == report.path.resolve():
             raise PlaceError(f"{page.place.path} is the place of the report. Choose another --bionemo-html.")
         return page
 
@@ -209,6 +209,7 @@ class Validation:
             if self.page:
                 self.page.begin(begun)
         except PlaceError as error:
+            self._restore()
             raise pytest.UsageError(str(error)) from None
         self.has_begun = True
 

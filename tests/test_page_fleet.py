@@ -16,6 +16,7 @@ from browser import browser as browser
 from fleets import HOUR, blaming, command, fleet, report, save
 from pytest_bionemo.fleet.command import main
 from pytest_bionemo.page.fleet import fleet_page
+from pytest_bionemo.page.todo import blocks_of, finding_of
 from pytest_bionemo.verdict import ReportError
 from varied_fleet import TOPICS, document_of
 
@@ -23,6 +24,17 @@ Json = dict[str, Any]
 MB = 1_000_000
 _ROWS = "#all-nodes tbody tr"
 _SHOWN = "all => all.filter(row => row.offsetParent !== null).map(row => row.cells[0].textContent.trim())"
+
+
+_SPREAD = {
+    "measurement": "m",
+    "unit": "s",
+    "model": "x",
+    "values": 9,
+    "median": 1.0,
+    "spread": 0.1,
+    "detectable": 0.2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +52,7 @@ def test_a_page_of_64_nodes_fits_everywhere_and_can_be_read_by_everybody(browser
         shown = page.eval_on_selector_all(_ROWS, _SHOWN)
         assert len(shown) == 64
         assert shown[:5] == ["gpu0002", "gpu0031", "gpu0041", "gpu0051", "gpu0062"]
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         browser.expect_fit(page)
         axe(page)
         for pixels in WIDTHS:
@@ -88,7 +101,8 @@ def test_the_nodes_are_sorted_by_what_is_worse_and_narrowed_by_words_and_by_stat
         page.fill(".filter input", "")
         page.uncheck("#show-passing")
         assert len(page.eval_on_selector_all(_ROWS, _SHOWN)) == 11
-        page.keyboard.press("Tab")  # from one box to the next one, or into the field: by keyboard alone
+        page.keyboard.press("Space")  # the box has the focus
+        assert len(page.eval_on_selector_all(_ROWS, _SHOWN)) == 64
 
 
 def test_without_script_and_without_style_nothing_is_lost(browser: Browser, many: Json) -> None:
@@ -178,8 +192,9 @@ def test_a_page_that_cannot_be_made_is_one_line_before_anything_is_read(
 ) -> None:
     save(tmp_path / "r", report("node1"))
     same = str(tmp_path / "x")
-    assert main([str(tmp_path / "r"), "--html", same, "--json", same]) == 4
-    assert "Choose different names" in capsys.readouterr().err
+    for other in ("--json", "--lists"):
+        assert main([str(tmp_path / "r"), "--html", same, other, str(tmp_path / "r" / ".." / "x")]) == 4
+        assert "Choose different names" in capsys.readouterr().err
     assert main([str(tmp_path / "r"), "--html", str(tmp_path / "no" / "x.html")]) == 4
     assert "cannot be written" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "jinja2", None)
@@ -209,15 +224,89 @@ def test_a_page_that_cannot_be_made_is_one_line_before_anything_is_read(
         ({"exclude": "node[1-99999999]"}, "damaged"),
         ({"exclude": "$(reboot)"}, "damaged"),
         ({"exclude": "another"}, "exclude list names hosts that it does not know"),
+        ({"exclude": "gpu0001"}, "contradicts itself: its exclude list lacks gpu0002"),
         ({"drift": [{}]}, "damaged"),
         ({"hyperpod": 3}, "damaged"),
-        ({"levels": []}, "damaged"),
+        ({"spreads": [{**_SPREAD, "values": 10**5000}]}, "damaged"),
     ],
 )
 def test_what_is_no_document_of_a_fleet_is_one_line_and_no_page(many: Json, change: Json, said: str) -> None:
     with pytest.raises(ReportError, match=said) as caught:
         fleet_page({**many, **change})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "BLOCKED"},
+        {"verdict": "INCONCLUSIVE"},
+        {"verdict": None},
+        {"device": "cpu"},
+        {"reasons": ["its run did not end"]},
+        {"blamed_by": ["node2"]},
+        {"sections": {"driver": "BLOCKED"}},
+        {"sections": {"driver": "ERROR"}},
+    ],
+)
+@pytest.mark.parametrize("others", [("ready",), ("blocked",)], ids=["fleet ready", "fleet blocked"])
+def test_a_node_that_is_called_passing_has_to_show_it(change: Json, others: tuple[str, ...]) -> None:
+    document = fleet(report("node1"), *(report(f"node{number}", kind) for number, kind in enumerate(others, 2)))
+    document["nodes"][0] |= change
+    with pytest.raises(ReportError, match="it says that node1 is passing, and shows that it is not"):
+        fleet_page(document)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"unreadable": [{"path": "x", "why": "is empty"}]}, "it says READY and shows no proof"),
+        ({"doubts": ["no report"]}, "it says READY and shows no proof"),
+        ({"missing": ["node3"], "exclude": "node3"}, "it says READY and shows no proof"),
+        ({"nodes": []}, "it says READY and shows no proof"),
+        ({"nodes": fleet(report("node1", "install"))["nodes"]}, "it says READY and shows no proof"),
+        ({"nodes": fleet(report("node1"))["nodes"] * 2}, "it has a node twice"),
+        ({"findings": fleet(report("node1", "blocked"))["findings"]}, "node1 is passing, and shows that it is not"),
+        ({"findings": fleet(report("node9", "blocked"))["findings"]}, "its findings are of hosts that it does not"),
+    ],
+)
+def test_a_fleet_that_is_called_ready_has_to_show_it(change: Json, said: str) -> None:
+    document = fleet(report("node1"))
+    assert "READY" in fleet_page(document)
+    with pytest.raises(ReportError, match=said):
+        fleet_page({**document, **change})
+
+
+def test_the_level_of_a_fleet_is_that_of_its_nodes() -> None:
+    assert "at level quick: no GPU kernel was run." in fleet_page({**fleet(report("node1")), "levels": {"full": 1}})
+
+
+def test_what_a_page_of_a_fleet_has_no_room_for_is_counted(many: Json) -> None:
+    entry = next(one for one in many["findings"] if one["outcome"] == "BLOCKED")
+    lists: dict[str, list[Any]] = {
+        "findings": [{**entry, "check": f"bionemo/x::c{number}"} for number in range(510)],
+        "unreadable": [{"path": f"p{number}", "why": "is empty"} for number in range(520)],
+        "outdated": [{"host": "node1", "path": f"p{number}", "job": None} for number in range(530)],
+        "duplicates": [{"host": "node1", "paths": [f"p{number}"]} for number in range(540)],
+        "spreads": many["spreads"][:1] * 550,
+        "stragglers": many["stragglers"][:1] * 560,
+        "drift": many["drift"][:1] * 570,
+        "doubts": [f"doubt {number}" for number in range(580)],
+    }
+    html = fleet_page({**many, **lists})
+    said = [int(number) for number in re.findall(r"And (\d+) more: the JSON document has them all\.", html)]
+    assert said == [80, 10, 10, 60, 50, 70, 20, 40, 30]
+    assert {*re.findall('href="#(finding-[0-9]+)"', html)} == {f"finding-{number}" for number in range(500)}
+
+
+def test_a_reason_that_no_finding_tells_is_told_beside_those_that_do() -> None:
+    document = fleet(report("node1", "gap"), report("node2", "gap"))
+    (entry,) = document["findings"]
+    document["findings"] = [{**entry, "hosts": ["node1"]}]  # as where a node has more of them than are kept
+    document["nodes"][0]["reasons"] = ["bionemo/driver::loads[gpu0]: it was deselected", "and 3 more"]
+    document["nodes"][1]["reasons"] = ["bionemo/driver::loads: it was deselected", "and 4 more"]
+    (block,) = blocks_of(document, [finding_of(0, document["findings"][0])])
+    assert block.reasons == [("bionemo/driver::loads: it was deselected", "node2"), ("and 4 more", "node2")]
 
 
 def test_a_document_without_what_came_later_still_has_a_page(many: Json) -> None:

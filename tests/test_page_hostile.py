@@ -99,11 +99,10 @@ class Tags(HTMLParser):
             is_known = name not in known or (value or "").startswith(known[name])
             if name.startswith("on") or name in ("style", "srcdoc", "autofocus", "action") or not is_known:
                 self.doing.append(f"{tag} {name}={value}")
-        if (
-            tag in ("iframe", "object", "embed", "img", "base", "form", "meta")
-            and dict(attrs).get("http-equiv") == ""
-        ):
+        if tag in ("iframe", "object", "embed", "img", "base", "form"):
             self.doing.append(tag)
+        if tag == "meta" and dict(attrs).get("http-equiv") not in (None, "Content-Security-Policy"):
+            self.doing.append(f"meta {attrs}")
 
 
 def expect_harmless(html: str) -> None:
@@ -170,6 +169,39 @@ def test_nothing_in_a_hostile_report_is_executed(browser: Browser, document: Cal
         assert page.evaluate("typeof window.hit") == "undefined"
         assert "<script>window.hit=1</script>" in page.inner_text("main")
         browser.expect_fit(page)
+
+
+_ESCAPED = (
+    "<script>window.hit=1</script><img src='data:image/png,' onerror='window.hit=1' alt=x>"
+    "<style>#main{display:none}</style><p id=styled style='position:fixed'>p</p>"
+    "<a id=link href='javascript:window.hit=1'>a</a><base href='https://e.example/'>"
+    "<script src='https://e.example/x.js'></script>"
+    "<form action='https://e.example/'><button id=send>b</button></form>"
+)
+
+
+@pytest.mark.parametrize(
+    ("document", "make"), [(plain_document, fleet_page), (node_report, node_page)], ids=["fleet", "node"]
+)
+def test_what_an_escape_has_missed_is_stopped_by_the_policy(
+    browser: Browser, document: Callable[[], Json], make: Make
+) -> None:
+    html = make(document())
+    with browser.look(html) as page:
+        stopped: list[str | None] = []
+        page.on("requestfailed", lambda request: stopped.append(request.failure))
+        page.set_content(html.replace("<h1>", f"{_ESCAPED}<h1>", 1))
+        page.evaluate("for (const one of ['link', 'send']) document.getElementById(one).click()")
+        page.wait_for_timeout(100)
+        assert page.evaluate("typeof window.hit") == "undefined"
+        assert page.evaluate("getComputedStyle(document.getElementById('styled')).position") == "static"
+        assert page.locator("#main").is_visible()
+        assert page.evaluate("document.baseURI").startswith(("file:", "about:"))
+        assert page.locator(".copy").count() > 0  # the page's own script does run
+        refused = [one for one in browser.complaints if "Content Security Policy" in one]
+        assert len(refused) >= 6
+        assert stopped == ["csp"] * len([one for one in browser.complaints if one.startswith("request")])
+        browser.complaints.clear()
 
 
 @pytest.mark.parametrize(

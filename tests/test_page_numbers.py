@@ -54,6 +54,9 @@ def test_times_are_many_times_a_bound_and_small_shares_keep_two_digits() -> None
         measured("launch", "GPU-1", value=4e-6, unit="s", bound=2e-8, reference=1e-3),
     )
     assert one.shown == "2 to 4 µs"
+    assert (
+        quantity(measured(value=2e-6, unit="s", ci95=[1.9e-6, 2.1e-6])).numbers[0].shown_interval == "1.9 to 2.1 µs"
+    )
     assert [share for *_, share in one.legend] == ["100 x to 200 x", "0.4% to 200% of"]
 
 
@@ -100,6 +103,12 @@ def test_what_devices_send_to_each_other_is_a_matrix_in_the_order_of_the_devices
     assert (cell.value, cell.device, matrix.step(cell)) == (500.0, "gpu4", 5)
     assert matrix.fastest == 1100.0
     assert numbers.split(numbers.quantities([measured()], labels))[1] is None
+    pair = [measured("send_to_gpu1", "GPU-0"), measured("send_to_gpu2", "GPU-0"), measured("send_to_gpu0", "GPU-1")]
+    matrix = numbers.split(numbers.quantities(pair, labels))[1]
+    assert matrix is not None
+    assert [[one is not None for one in row] for row in matrix.rows] == [
+        [False, True, True], [True, False, False], [False, False, False]
+    ]  # fmt: skip
 
 
 # ---- axes and drawings
@@ -212,6 +221,13 @@ def test_commands_of_a_fix_that_follow_each_other_are_copied_as_one() -> None:
         (False, "then wait"),
     ]
     assert steps([]) == []
+    assert steps(["$ modprobe nvidia", "", "$ nvidia-smi", " "]) == [(True, "modprobe nvidia\nnvidia-smi")]
+
+
+def test_no_command_that_is_copied_is_cut() -> None:
+    half = "x" * (LONGEST // 2)
+    assert steps([f"$ {half}", f"$ {half}"]) == [(True, half), (True, half)]
+    assert steps([f"$ {half}{half}x"]) == [(False, f"{half}{half}x")]
 
 
 @pytest.mark.parametrize(

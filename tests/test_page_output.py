@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,9 +105,11 @@ def test_a_run_that_is_broken_off_leaves_a_page_that_says_so(page_rig: Rig, endi
         ("--bionemo-html=/dev/null", "/dev/null is no regular file. Choose another --bionemo-html."),
         ("--bionemo-html=", "'' is no path for the page. Choose another --bionemo-html."),
         (
-            "--bionemo-html=bionemo_validation_report.json",
+            "--bionemo-html=../project/bionemo_validation_report.json",
             "is the place of the report. Choose another --bionemo-html.",
         ),
+        # Known as late as it is written.
+        ("--bionemo-html=/proc/out.html", "out.html: No such file or directory. Choose another --bionemo-html."),
     ],
 )
 def test_a_page_that_cannot_be_written_is_one_line_before_anything_runs(
@@ -133,9 +136,22 @@ def test_without_jinja_one_line_says_what_to_install_and_nothing_is_touched(heal
     assert made.stderr.strip() == f"error: {INSTALL} (No module named 'jinja2')"
 
 
-def test_a_usage_error_puts_the_former_page_back(page_rig: Rig) -> None:
+@pytest.mark.parametrize("mistake", ["bionemo/driver::no_such_check", "--bionemo-baseline=none.json"])
+def test_a_usage_error_puts_the_former_page_back(page_rig: Rig, mistake: str) -> None:
     page = page_rig.write("out.html", FORMER)
-    assert page_rig.validate("--bionemo-html=out.html", "bionemo/driver::no_such_check").returncode == 4
+    run = page_rig.validate("--bionemo-html=out.html", mistake)
+    assert run.returncode == 4
+    assert page.read_text() == FORMER
+    assert not run.report_path.exists()
+
+
+def test_a_page_is_refused_where_nothing_is_validated(page_rig: Rig) -> None:
+    page = page_rig.write("out.html", FORMER)
+    run = page_rig.pytest("--bionemo-html=out.html")
+    assert run.returncode == 4
+    assert run.stderr.strip() == (
+        "ERROR: --bionemo-html needs --bionemo-validate: it is about the run of the checks."
+    )
     assert page.read_text() == FORMER
 
 
@@ -225,9 +241,14 @@ def test_the_document_of_a_fleet_becomes_its_page(folder: Path, capsys: pytest.C
         ({"a.json": ready()}, ["a.json", "-o", "a.json"], "a.json is the report itself. Choose another -o."),
         ({"a.json": ready()}, ["a.json", "-o", "no/x.html"], "no/x.html: No such file or directory. Choose another"),
         ({"a.json": ready()}, ["a.json", "-o", "/dev/null"], "/dev/null: it is no regular file. Choose another -o."),
+        ({"a.json": ready()}, ["a.json", "-o", "~nobody-of-this-name/x"], "~nobody-of-this-name/x: Could not"),
+        ({"a.json": ready()}, ["a.json", "-o", "x" * 300], "File name too long. Choose another -o."),
+        ({"a" * 255: ready()}, ["a" * 255], "a page beside the report: File name too long. Choose another -o."),
         ({"a.json": []}, ["a.json"], "a.json: not a report of pytest --bionemo-validate"),
         ({"a.json": {"tool": "pytest-bionemo fleet", "schema_version": 99}}, ["a.json"], "a.json: "),
         ({"a.json": {"bionemo": {"schema_version": 7}}}, ["a.json"], "update pytest-bionemo"),
+        ({"a.json": {"bionemo": {"schema_version": "x" * 10**6}}}, ["a.json"], "xxx… (1,000,"),
+        ({"a\x1b[2J.json": []}, ["a\x1b[2J.json"], "a\\x1b[2J.json: not a report"),
         ({"a.json": {**ready(), "tests": 5}}, ["a.json"], "a.json: not a report of pytest --bionemo-validate: it is"),
         ({}, ["/dev/zero"], "/dev/zero: is no regular file"),
     ],
@@ -244,6 +265,17 @@ def test_what_cannot_become_a_page_is_one_line(
     assert said in line
     assert printed.out == ""
     assert sorted(path.name for path in folder.iterdir()) == sorted(files)
+
+
+def test_a_page_that_cannot_be_printed_is_one_line_and_a_reader_that_has_enough_is_none(folder: Path) -> None:
+    write("a.json", ready())
+    command = f"{sys.executable} -m pytest_bionemo html a.json -o -"
+    full = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False)
+    said = "error: the standard output: No space left on device. Choose another -o.\n"
+    assert (full.returncode, full.stderr) == (4, said)
+    command = f"set -o pipefail; {command} | read -n 5"
+    enough = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (enough.returncode, enough.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["a", "--timeout", "soon"], ["a", "--out", "x"]])

@@ -410,6 +410,8 @@ found = []
 for place in ("{VOLUME}", "{VOLUME}/r.json"):
     report = validate("quick", report=place, quiet=True)
     found.append([str(report.path), report.verdict, pytest_bionemo.Report.load(report.path).verdict])
+from pytest_bionemo.__main__ import main
+found.append(main(["fleet", "{VOLUME}/r.json", "--json", "{VOLUME}/fleet.json", "--print", "exclude"]))
 os.environ["PYTEST_ADDOPTS"] = "--collect-only"
 try:
     validate("quick", report="{VOLUME}/r.json", quiet=True)
@@ -430,8 +432,9 @@ print(json.dumps([found, sorted(os.listdir("{VOLUME}"))]))
     assert found == [
         [f"{VOLUME}/{host}", *["READY_FOR_INSTALL"] * 2],
         [f"{VOLUME}/r.json", *["READY_FOR_INSTALL"] * 2],
+        0,
         "the validation left no report",
         "Read-only file system",
         "Function not implemented",
     ]
-    assert listed == sorted([host, "r.json"])
+    assert listed == sorted([host, "fleet.json", "r.json"])

@@ -125,10 +125,7 @@ def _asked(options: argparse.Namespace) -> Asked:
             named += _listed_in(text[1:])
         else:
             named += hosts.expand(text)
-    if options.json and options.json == options.lists:
-        raise UsageError(f"--json {options.json}: a file, and --lists a folder. Choose different names.")
-    if options.html and options.html in (options.json, options.lists):
-        raise UsageError(f"--html {options.html}: --json or --lists has the same name. Choose different names.")
+    _expect_different_places(options)
     return Asked(
         hosts=tuple(dict.fromkeys(named)),
         nodes=number,
@@ -137,6 +134,17 @@ def _asked(options: argparse.Namespace) -> Asked:
         job=options.job,
         require=options.require,
     )
+
+
+def _expect_different_places(options: argparse.Namespace) -> None:
+    if options.json and _is_same(options.json, options.lists):
+        raise UsageError(f"--json {options.json}: a file, and --lists a folder. Choose different names.")
+    if options.html and (_is_same(options.html, options.json) or _is_same(options.html, options.lists)):
+        raise UsageError(f"--html {options.html}: --json or --lists has the same name. Choose different names.")
+
+
+def _is_same(one: str, other: str | None) -> bool:
+    return other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _number(text: str, former: int | None) -> int:
@@ -188,9 +196,7 @@ def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         _save(Path(options.json), json.dumps(document, indent=1))
     if options.html:
-        from pytest_bionemo.page.fleet import fleet_page
-
-        _save(Path(options.html), fleet_page(document))
+        _save(Path(options.html), _page(document))
     if options.lists:
         _make(Path(options.lists))
         for name in ("passing", "failing", "unknown", "missing"):
@@ -199,6 +205,16 @@ def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
     for line in _output(document, options.what):
         print(line)
     sys.stdout.flush()
+
+
+def _page(document: Mapping[str, Any]) -> str:
+    from pytest_bionemo.page.fleet import fleet_page
+    from pytest_bionemo.verdict import ReportError
+
+    try:
+        return fleet_page(document)
+    except ReportError as error:
+        raise UsageError(f"--html: {error}") from None
 
 
 def _output(document: Mapping[str, Any], what: str) -> Iterator[str]:
@@ -235,6 +251,6 @@ def _make(folder: Path) -> None:
 
 def _save(path: Path, text: str) -> None:
     try:
-        atomic.replace(path, f"{text}\n".encode() if text else b"")
+        atomic.save(path, f"{text}\n".encode() if text else b"")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None

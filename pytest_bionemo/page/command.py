@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pytest_bionemo.fleet import sources
 from pytest_bionemo.fleet.node import TOOL
 from pytest_bionemo.fleet.reading import DEADLINE_S, read_all, seconds
-from pytest_bionemo.page.shell import PageError, expect_jinja
+from pytest_bionemo.page.shell import PageError, expect_jinja, shown
 from pytest_bionemo.report import atomic
 from pytest_bionemo.verdict import ReportError
 
 _USAGE_ERROR = 4
+_LONGEST_LINE = 1000
 _COMMAND = "python -m pytest_bionemo html"
 
 
@@ -72,15 +75,13 @@ def export(report: str, out: str | None = None, deadline_s: float = DEADLINE_S) 
         if place is None:
             _print(html)
         else:
-            atomic.replace(place, html.encode())
+            _save(place, html)
             print(f"page     {place}", file=sys.stderr if report == sources.STANDARD_INPUT else sys.stdout)
     except (PageError, UsageError, sources.SourceError) as error:
         said = str(error)
-    except OSError as error:
-        said = f"{out or place}: {error.strerror or error}. Choose another -o."
     else:
         return 0
-    print(f"error: {' '.join(said.split())}", file=sys.stderr)
+    print(f"error: {shown(' '.join(said.split()), _LONGEST_LINE)}", file=sys.stderr)
     return _USAGE_ERROR
 
 
@@ -101,12 +102,28 @@ def _place(path: str, out: str | None) -> Path | None:
     """Where the page goes; None for the standard output."""
     if "-" in (out, path if out is None else None):
         return None
-    place = Path(path).with_suffix(".html") if out is None else Path(out).expanduser()
-    if place.is_dir():
-        place = place / (f"{Path(path).stem}.html" if path != "-" else "page.html")
-    if path != "-" and place.exists() and place.samefile(path):
+    try:
+        place = Path(path).with_suffix(".html") if out is None else Path(out).expanduser()
+        if place.is_dir():
+            place = place / (f"{Path(path).stem}.html" if path != "-" else "page.html")
+        is_the_report = path != "-" and place.exists() and place.samefile(path)
+    except (OSError, RuntimeError) as error:  # a name too long, a closed folder, the home of nobody
+        raise _unwritable(out or "a page beside the report", error) from None
+    if is_the_report:
         raise UsageError(f"{place} is the report itself. Choose another -o.")
     return place
+
+
+def _unwritable(place: object, error: Exception) -> UsageError:
+    why = getattr(error, "strerror", None) or str(error).rstrip(".")
+    return UsageError(f"{place}: {why}. Choose another -o.")
+
+
+def _save(place: Path, html: str) -> None:
+    try:
+        atomic.save(place, html.encode())
+    except OSError as error:
+        raise _unwritable(place, error) from None
 
 
 def _made(path: str, deadline_s: float) -> str:
@@ -144,5 +161,12 @@ def _decode(content: bytes) -> object:
 def _print(html: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="")  # what the page says of itself, whatever the locale
-    sys.stdout.write(html)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(html)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left to be written must not fail again at the end of the interpreter.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whoever read has seen enough
+            raise _unwritable("the standard output", error) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bionemo.page.numbers import RULERS, Number, Quantity
 from pytest_bionemo.page.shell import number, shown
+from pytest_bionemo.report.terminal import PREFIXED
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -22,8 +23,7 @@ _LANE, _TOP, _BOTTOM = 13, 10, 20
 _WIDE = 30.0
 """The ratio of the largest to the smallest number from which on an axis is logarithmic."""
 _TICKS = 4
-_PREFIXED = ("s", "B", "MAC")
-_LANES_AT_MOST = 64
+LANES_AT_MOST = 64
 # The shape of a mark by what was said of the number: a colour alone says nothing to many.
 _MARK_OF = {"untrusted": "bad", "low": "bad", "degraded": "warn"}
 
@@ -80,7 +80,7 @@ def strip(quantity: Quantity) -> Markup:
     """
     from markupsafe import Markup
 
-    drawn = [one for one in quantity.numbers if one.value is not None][:_LANES_AT_MOST]
+    drawn = [one for one in quantity.numbers if one.value is not None][:LANES_AT_MOST]
     axis = Axis.over([value for one in drawn for value in _values(one)])
     height = _TOP + _LANE * len(drawn) + _BOTTOM
     parts = [
@@ -109,7 +109,7 @@ def _say(quantity: Quantity, axis: Axis) -> str:
 def _grid(axis: Axis, unit: str, bottom: int) -> Iterator[str]:
     for tick in axis.ticks():
         at = _percent(axis.place(tick))
-        label = number(tick, unit if unit in _PREFIXED else "1")
+        label = number(tick, unit if unit in PREFIXED else "1")
         yield f'<line class="g" x1="{at}" x2="{at}" y1="{_TOP - 4}" y2="{bottom}"/>'
         yield f'<text class="t" x="{at}" y="{bottom + 14}">{escape(label)}</text>'
 

@@ -9,16 +9,14 @@ from typing import Any
 from pytest_bionemo.fleet import hosts
 from pytest_bionemo.fleet.folding import SCHEMA_VERSION
 from pytest_bionemo.fleet.node import LEVELS, TOOL
-from pytest_bionemo.model import VerdictName, count
+from pytest_bionemo.model import count
 from pytest_bionemo.page.matrix import rows_of, topics_of
 from pytest_bionemo.page.shell import render
+from pytest_bionemo.page.soundness import expect_sound
 from pytest_bionemo.page.todo import blocks_of, finding_of
 from pytest_bionemo.page.values import finite, listed, pieces, text, texts
 from pytest_bionemo.reports import DAMAGED
 from pytest_bionemo.verdict import ReportError
-
-ROWS_AT_MOST = 500
-"""Of a list that grows with what is wrong; the document has them all. Nodes and missing hosts are never left out."""
 
 _VALUES_AT_MOST = 12
 _STATUSES = ("failing", "unknown", "missing", "passing")
@@ -50,20 +48,20 @@ def fleet_page(document: Mapping[str, Any]) -> str:
         version = repr(document.get("schema_version"))[:40]
         raise ReportError(f"its schema version is {version}, and this pytest-bionemo reads {SCHEMA_VERSION}")
     try:
-        values = _values(document)
+        return render("fleet.html.j2", styles=("fleet.css",), scripts=("fleet.js",), **_values(document))
     except ReportError:
         raise
     except DAMAGED as error:
         said = " ".join(f"{type(error).__name__}: {error}"[:200].split())
         raise ReportError(f"the document of the fleet is damaged ({said})") from error
-    return render("fleet.html.j2", styles=("fleet.css",), scripts=("fleet.js",), **values)
 
 
 def _values(document: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the template prints."""
-    _expect_sound(document)
+    expect_sound(document)
     nodes, missing = document["nodes"], document["missing"]
     findings = [finding_of(number, entry) for number, entry in enumerate(listed(document, "findings"))]
+    levels = Counter(node["level"] for node in nodes if node["verdict"])
     topics, more_topics = topics_of(nodes)
     tally = Counter(node["status"] for node in nodes)
     counts = [(word, len(missing) if word == "missing" else tally[word]) for word in _STATUSES]
@@ -80,7 +78,7 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
         "said": "of a fleet",
         "name": count(len(rows), "node"),
         "verdict": document["verdict"],
-        "sentence": _sentence(document),
+        "sentence": _sentence(document["verdict"], levels),
         "made": f"{TOOL}, {_moment(text(document['created']))}",
         "sections": [
             ("do", "What to do now", len(blocks) or None),
@@ -94,7 +92,7 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
         "counts": counts,
         "strip": [*_strip(counts)],
         "doubts": texts(document["doubts"]),
-        "alike": [*_alike(nodes, document["levels"], varying)],
+        "alike": [*_alike(nodes, levels, varying)],
         "blocks": blocks,
         "findings": findings,
         "topics": topics,
@@ -103,62 +101,25 @@ def _values(document: Mapping[str, Any]) -> dict[str, Any]:
         "groups": [
             (status, group) for status in _STATUSES if (group := [row for row in rows if row.status == status])
         ],
-        "slow": [_straggler(one) for one in slow[:ROWS_AT_MOST]],
-        "more_slow": max(0, len(slow) - ROWS_AT_MOST),
-        "spreads": [_spread(one) for one in listed(document, "spreads")[:ROWS_AT_MOST]],
-        "drift": [_drift(one) for one in drift[:ROWS_AT_MOST]],
-        "unreadable": [texts((one["path"], one["why"])) for one in document["unreadable"][:ROWS_AT_MOST]],
-        "duplicates": [
-            (text(one["host"]), texts(one["paths"])) for one in listed(document, "duplicates")[:ROWS_AT_MOST]
-        ],
-        "outdated": [
-            texts((one["host"], one["path"], one["job"] or "")) for one in listed(document, "outdated")[:ROWS_AT_MOST]
-        ],
-        "left_out": max(0, odd - 3 * ROWS_AT_MOST),
+        "slow": [*map(_straggler, slow)],
+        "spreads": [*map(_spread, listed(document, "spreads"))],
+        "drift": [*map(_drift, drift)],
+        "unreadable": [texts((one["path"], one["why"])) for one in document["unreadable"]],
+        "duplicates": [(text(one["host"]), texts(one["paths"])) for one in listed(document, "duplicates")],
+        "outdated": [texts((one["host"], one["path"], one["job"] or "")) for one in listed(document, "outdated")],
         "exclude": pieces(document["exclude"]),
         "passing": pieces(hosts.compress(node["host"] for node in nodes if node["status"] == "passing")),
         "hyperpod": texts(document["hyperpod"]),
     }
 
 
-# --------------------------------------------------------------------------------------- what can be believed
-
-
-def _expect_sound(document: Mapping[str, Any]) -> None:
-    """Names go into lists that are pasted into commands, and READY has to be shown."""
-    verdict = VerdictName(document["verdict"])
-    nodes, missing = document["nodes"], document["missing"]
-    for name in _named(document):
-        if not hosts.is_host(name):
-            raise ReportError(f"the document of the fleet is damaged: {str(name)[:80]!a} is no name of a host")
-    known = {*missing, *(node["host"] for node in nodes)}
-    if document["exclude"] and not known.issuperset(hosts.expand(document["exclude"])):
-        raise ReportError("the document of the fleet is damaged: its exclude list names hosts that it does not know")
-    if unknown := {node["status"] for node in nodes} - {"passing", "failing", "unknown"}:
-        raise ReportError(f"the document of the fleet is damaged: {str(unknown.pop())[:80]!a} is no status")
-    is_proof = nodes and not missing and not document["doubts"] and {node["status"] for node in nodes} == {"passing"}
-    if verdict in (VerdictName.READY, VerdictName.READY_FOR_INSTALL) and not is_proof:
-        raise ReportError(f"the document of the fleet contradicts itself: it says {verdict.value} and shows no proof")
-
-
-def _named(document: Mapping[str, Any]) -> Iterator[object]:
-    yield from document["missing"]
-    for node in document["nodes"]:
-        yield node["host"]
-        yield from node["blamed_by"]
-    for entry in listed(document, "findings"):
-        yield from (*entry["hosts"], entry["example"])
-    for entry in listed(document, "drift"):
-        yield from entry["others"]
-
-
-def _alike(nodes: Sequence[Mapping[str, Any]], levels: Mapping[str, object], varying: Sequence[str]) -> Iterator[str]:
+def _alike(nodes: Sequence[Mapping[str, Any]], levels: Mapping[str, int], varying: Sequence[str]) -> Iterator[str]:
     """What is said once, because it holds for all."""
     reported = [node for node in nodes if node["verdict"]]
     if not reported:
         return
     yield "level " + ", ".join(
-        str(level) if len(levels) == 1 else f"{level} on {number}" for level, number in levels.items()
+        str(level) if len(levels) == 1 else f"{level} on {number}" for level, number in sorted(levels.items())
     )
     if "job" not in varying and reported[0]["job"] is not None:
         yield f"job {reported[0]['job']}"
@@ -168,12 +129,12 @@ def _alike(nodes: Sequence[Mapping[str, Any]], levels: Mapping[str, object], var
     yield f"begun {_moment(first)}" + (f" to {_moment(last, first)}" if _moment(first) != _moment(last) else "")
 
 
-def _sentence(document: Mapping[str, Any]) -> str:
+def _sentence(verdict: str, levels: Mapping[str, int]) -> str:
     """What the verdict means. One that is good names its level: that of the node that looked least."""
-    said = _SENTENCES[document["verdict"]]
+    said = _SENTENCES[verdict]
     if said.endswith("."):
         return said
-    lowest = min(document["levels"], key=LEVELS.index)
+    lowest = min(levels, key=LEVELS.index)
     return f"{said}, at level {lowest}" + (": no GPU kernel was run." if lowest == LEVELS[0] else ".")
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bionemo.model import Gpu, describe_gpus
-from pytest_bionemo.page.numbers import finite
 from pytest_bionemo.page.shell import number
+from pytest_bionemo.page.values import finite
 
 # Of the environment, in the order in which a page says it; what is not here follows.
 _NAMES = {
@@ -142,7 +142,7 @@ def _target(entry: Mapping[str, Any]) -> Workload:
         is_required=bool(entry.get("required")),
         memory=f"{least}{number(needed, 'B')}{of}" if needed else "",
         needed=needed,
-        share=min(needed / available, 1.0) if needed and available and available > 0 else None,
+        share=min(max(needed / available, 0.0), 1.0) if needed and available and available > 0 else None,
         plan=entry.get("plan") or "",
         formats=", ".join(map(str, entry.get("formats") or ())),
         expect=number(expected, "tokens/s") if expected else "",

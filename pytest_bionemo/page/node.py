@@ -9,12 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pytest_bionemo.model import Outcome, VerdictName, count
 from pytest_bionemo.page import machine, numbers
-from pytest_bionemo.page.drawing import strip
+from pytest_bionemo.page.drawing import LANES_AT_MOST, strip
 from pytest_bionemo.page.shell import render
+from pytest_bionemo.page.values import finite
 from pytest_bionemo.reports import DAMAGED, expect_known
 from pytest_bionemo.verdict import ReportError, Result, Verdict, fold, results
 
@@ -100,9 +102,9 @@ class Check:
         """One more end of it."""
         _end(self._ends, word, why).on.append(on)
 
-    @property
+    @cached_property
     def ends(self) -> list[End]:
-        """How it ended, worst first."""
+        """How it ended, worst first: asked for once all of them were added."""
         return sorted(self._ends.values(), key=lambda end: _ORDER.index(end.word))
 
     @property
@@ -144,7 +146,7 @@ def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
     targets = machine.targets(run.get("targets", []))
     host = environment.get("hostname") or "this machine"
     gaps = _gaps(verdict.not_run)
-    asked = [gap for gap in gaps if gap.is_required and verdict.name is VerdictName.INCONCLUSIVE]
+    is_open = verdict.name is VerdictName.INCONCLUSIVE
     values: dict[str, Any] = {
         "title": f"{host}: {verdict.name.value.replace('_', ' ')}",
         "name": host,
@@ -158,20 +160,21 @@ def _page(document: Mapping[str, Any], verdict: Verdict) -> str:
         "actions": _ACTIONS,
         "labels": labels,
         "advice": _advice(document, run, verdict),
-        "gaps": asked,
-        "others_not_run": [gap for gap in gaps if gap not in asked],
+        "gaps": [gap for gap in gaps if is_open and gap.is_required],
+        "others_not_run": [gap for gap in gaps if not (is_open and gap.is_required)],
         "install": list(run.get("install_options", [])),
         "gpus": machine.gpus(run.get("gpus", [])),
-        "environment": machine.environment(environment),
-        "variables": environment.get("variables") or {},
-        "extra": environment.get("extra") or {},
+        "environment": [*machine.environment(environment), *(environment.get("extra") or {}).items()],
+        "variables": [*(environment.get("variables") or {}).items()],
         "extra_errors": environment.get("extra_errors") or [],
         "topics": topics,
         "checks": len(ended),
-        "judged": [(one, strip(one)) for one in sorted(singles, key=_urgency) if one.judgement and one.has_ruler],
-        "others": [(one, strip(one)) for one in singles if not one.judgement and one.has_ruler],
+        "judged": [one for one in sorted(singles, key=_urgency) if one.judgement and one.has_ruler],
+        "others": [one for one in singles if not one.judgement and one.has_ruler],
+        "strip": strip,
+        "lanes": LANES_AT_MOST,
         "matrix": matrix,
-        "found": found,
+        "rows": [(one, each) for one in found for each in one.numbers],
         "targets": targets,
         "expects": any(target.expect or target.published for target in targets),
         "packages": [machine.package(entry) for entry in run.get("packages", [])],
@@ -192,8 +195,8 @@ def _sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]
         yield "gaps", "Not run", sum(max(len(gap.checks), 1) for gap in values["others_not_run"])
     yield "machine", "Machine", None
     yield "checks", "Checks", values["checks"]
-    if values["found"]:
-        yield "numbers", "Measurements", sum(len(one.numbers) for one in values["found"])
+    if values["rows"]:
+        yield "numbers", "Measurements", len(values["rows"])
     if values["targets"]:
         yield "targets", "Workloads", len(values["targets"])
     if values["packages"]:
@@ -316,6 +319,6 @@ def _word(result: Result) -> str:
 
 def _seconds(document: Mapping[str, Any]) -> dict[str, float]:
     return {
-        test["nodeid"]: sum(numbers.finite(test.get(stage, {}).get("duration")) or 0.0 for stage in _STAGES)
+        test["nodeid"]: sum(finite(test.get(stage, {}).get("duration")) or 0.0 for stage in _STAGES)
         for test in document.get("tests", [])
     }

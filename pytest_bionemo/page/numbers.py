@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bionemo.page.shell import number
+from pytest_bionemo.page.values import finite
 
 RULERS = {"bound": "the bound", "reference": "the reference", "peer_median": "its peers", "baseline": "before"}
 """The fields of a measurement, and what a page calls them."""
 WORDS = ("untrusted", "low", "degraded", "unjudged", "uncalibrated", "good")
 """Of a judgement, worst first."""
 _TO = "send_to_"
-_LARGEST = 1e150
-"""So that sums and ratios of two numbers are numbers."""
+_MATRIX_AT_MOST = 64
 _SEVERAL, _SMALL = 10, 0.1
 
 
@@ -41,7 +41,7 @@ class Number:
     @property
     def shown_interval(self) -> str:
         """The 95 % confidence interval; "" where there is none."""
-        return f"{number(self.interval[0])} to {number(self.interval[1], self.unit)}" if self.interval else ""
+        return _range(self.interval, self.unit) if self.interval else ""
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,6 @@ class Matrix:
         return round(10 * max(one.value or 0.0, 0.0) / self.fastest) if self.fastest else 0
 
 
-def finite(value: object) -> float | None:
-    """The value as a float; None for what is no finite number, or larger than any quantity is."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
-        return None
-    return float(value) if abs(value) > 1 / _LARGEST else 0.0
-
-
 def quantities(measurements: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[Quantity]:
     """Group the measurements of a report, in its order.
 
@@ -129,16 +122,20 @@ def quantities(measurements: Iterable[Mapping[str, Any]], labels: Mapping[str, s
 
 
 def split(found: Sequence[Quantity]) -> tuple[list[Quantity], Matrix | None]:
-    """Take out what devices send to each other, which is a matrix; None if there is none."""
-    sent = [one for one in found if one.name.startswith(_TO) and not one.test]
+    """Take out what devices send to each other, which is a matrix; None if none is there or it is too large."""
+    sent = [one for one in found if _is_sent(one)]
     targets = [one.name.removeprefix(_TO) for one in sent]
     senders = [number.device for one in sent for number in one.numbers]
     devices = tuple(dict.fromkeys([*sorted({*senders, *targets}, key=_natural)]))
-    if len(devices) < 2 or len({one.unit for one in sent}) != 1:
+    if not 2 <= len(devices) <= _MATRIX_AT_MOST or len({one.unit for one in sent}) != 1:
         return list(found), None
     cells = {(number.device, one.name.removeprefix(_TO)): number for one in sent for number in one.numbers}
     rows = tuple(tuple(cells.get((source, target)) for target in devices) for source in devices)
-    return [one for one in found if one not in sent], Matrix(devices, sent[0].unit, rows)
+    return [one for one in found if not _is_sent(one)], Matrix(devices, sent[0].unit, rows)
+
+
+def _is_sent(quantity: Quantity) -> bool:
+    return quantity.name.startswith(_TO) and not quantity.test
 
 
 def _number(entry: Mapping[str, Any], unit: str, labels: Mapping[str, str]) -> Number:

@@ -50,21 +50,23 @@ def render(template: str, *, styles: tuple[str, ...] = (), scripts: tuple[str, .
         ``base.css`` and ``base.js``.
     :param values: what it prints. ``base.html.j2`` says which it needs itself.
     :raises PageError: if Jinja2 does not import.
+    :raises TypeError: if a value is not what the template takes it for.
 
     ::
 
         page = render("node.html.j2", styles=("node.css",), title="vm: READY", ...)
     """
     expect_jinja()
+    from jinja2 import UndefinedError
     from markupsafe import Markup
 
     style = "".join(_own("base.css", *styles))
     script = "".join(_own("base.js", *scripts))
-    return (
-        _environment()
-        .get_template(template)
-        .render(style=Markup(style), script=Markup(script), policy=_policy(style, script), **values)  # noqa: S704
-    )
+    own = {"style": Markup(style), "script": Markup(script), "policy": _policy(style, script)}  # noqa: S704
+    try:
+        return _environment().get_template(template).render(**own, **values)
+    except UndefinedError as error:
+        raise TypeError(str(error)) from None
 
 
 def shown(text: str, longest: int = LONGEST) -> str:
@@ -100,10 +102,12 @@ def steps(lines: Iterable[str]) -> list[tuple[bool, str]]:
         before, dollar, typed = line.partition("$ ")
         if before.strip():
             found.append((False, before))
-        elif found and found[-1][0]:
+        if not dollar:
+            continue
+        if found and found[-1][0] and len(found[-1][1]) + len(typed) < LONGEST:
             typed = f"{found.pop()[1]}\n{typed}"
-        if dollar:
-            found.append((True, typed))
+        # Half of a command is worse than none: what is cut is not to be copied.
+        found.append((len(typed) <= LONGEST, typed))
     return found
 
 

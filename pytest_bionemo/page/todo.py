@@ -11,7 +11,6 @@ from pytest_bionemo.model import Action, count
 from pytest_bionemo.page.values import pieces, plain, text, texts
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_REASONS_AT_MOST = 500
 # What to do with nodes of an action, strongest first, in the words of docs/fleet-operations.md.
 _ADVICE: Mapping[str, tuple[str, str]] = {
     "REPLACE_NODE": (
@@ -41,7 +40,7 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
 class Finding(NamedTuple):
     """A check that did not pass, with what most of its nodes say."""
 
-    id: str
+    number: int
     check: str
     title: str
     outcome: str
@@ -78,7 +77,7 @@ def finding_of(number: int, entry: Mapping[str, Any]) -> Finding:
     :raises TypeError: if it is damaged, as well as LookupError and ValueError.
     """
     return Finding(
-        id=f"finding-{number}",
+        number=number,
         check=plain(entry["check"]),
         title=text(entry["title"]),
         outcome=text(entry["outcome"]),
@@ -148,12 +147,15 @@ def blocks_of(document: Mapping[str, Any], findings: Sequence[Finding]) -> Itera
 def _block(
     name: str, word: str, title: str, advice: str, nodes: Sequence[Mapping[str, Any]], findings: list[Finding]
 ) -> Block:
-    # What a finding says is not said again.
+    told: dict[str, set[str]] = {}
+    for one in findings:
+        for host in one.hosts:
+            told.setdefault(host, set()).add(one.check)
     others = (
         (reason, node["host"])
         for node in nodes
         for reason in texts(node["reasons"])
-        if not findings or not reason.startswith(("bionemo/", "and "))
+        if not _is_told(reason, told.get(node["host"], set()))
     )
     alike: dict[str, tuple[dict[str, None], list[str]]] = {}
     for reason, host in others:
@@ -163,9 +165,14 @@ def _block(
         where.append(host)
     reasons = [
         (next(iter(said)) + (" (or another number)" if len(said) > 1 else ""), hosts.compress(where))
-        for said, where in list(alike.values())[:_REASONS_AT_MOST]
+        for said, where in alike.values()
     ]
     return Block(name, word, title, advice, pieces(hosts.compress(node["host"] for node in nodes)), findings, reasons)
+
+
+def _is_told(reason: str, checks: set[str]) -> bool:
+    """Whether findings of the node say it already: 'bionemo/driver::loads[gpu0]: ...', or 'and 3 more' of them."""
+    return bool(checks) if reason.startswith("and ") else plain(reason).partition("[")[0].partition(": ")[0] in checks
 
 
 def _only(findings: Iterable[Finding], own: set[str]) -> Iterator[Finding]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _PIECE = 2000
+_LARGEST = 1e150
+"""So that sums and ratios of two numbers are numbers."""
 
 
 def text(value: object) -> str:
@@ -49,9 +50,10 @@ def words(name: object) -> str:
 
 
 def finite(value: object) -> float | None:
-    """A number that can be drawn, else None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
+    """The value as a float; None for what is no finite number, or larger than any quantity is."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        return None
+    return float(value) if abs(value) > 1 / _LARGEST else 0.0
 
 
 def pieces(whole: str) -> list[str]:

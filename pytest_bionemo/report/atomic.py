@@ -34,6 +34,19 @@ def replace(path: Path, content: bytes) -> None:
             scratch.unlink(missing_ok=True)
 
 
+def save(path: Path, content: bytes) -> None:
+    """Replace the file, or write over it where files cannot be renamed.
+
+    :raises OSError: if it cannot be written, or is no regular file.
+    """
+    try:
+        replace(path, content)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        write(path, content)
+
+
 def write(path: Path, content: bytes) -> None:
     """Write over the file, and have it stored."""
     with path.open("wb") as file:

@@ -53,7 +53,6 @@ class Place:
             raise PlaceError(f"{self.path} is no regular file. Choose another {self._option}.")
         self._before: bytes | None = None
         self._begun = b""
-        self._can_rename = True
 
     def _choose(self, name: str, folder: Path, subfolder: str | None, file_name: str) -> Path:
         if not name:
@@ -79,40 +78,32 @@ class Place:
 
         :raises PlaceError: if it cannot be written.
         """
-        self._begun = _encode(content)
+        begun = _encode(content)
         try:
             # It stays after a usage error, too: another node may be about to write there.
             self.path.parent.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):
                 self._before = self.path.read_bytes()
-            self._replace(self._begun)
+            atomic.save(self.path, begun)
         except (OSError, ValueError) as error:
             raise self._unwritable(self.path, error) from None
+        self._begun = begun
 
     def restore(self) -> None:
-        """Put back what was there before :meth:`begin`, unless another run has written its report since."""
+        """Put back what was there before :meth:`begin`, if that wrote there, unless another run has written since."""
+        if not self._begun:
+            return
         with suppress(OSError):
             if self.path.read_bytes() != self._begun:
                 return
         if self._before is None:
             self.path.unlink(missing_ok=True)
         else:
-            self._replace(self._before)
+            atomic.save(self.path, self._before)
 
     def write(self, content: dict[str, Any] | str) -> None:
         """Replace what lies there, atomically where the file system can."""
-        self._replace(_encode(content))
-
-    def _replace(self, content: bytes) -> None:
-        if self._can_rename:
-            try:
-                atomic.replace(self.path, content)
-            except OSError as error:
-                if error.errno not in atomic.UNSUPPORTED:
-                    raise
-                self._can_rename = False
-        if not self._can_rename:
-            atomic.write(self.path, content)
+        atomic.save(self.path, _encode(content))
 
 
 def _encode(content: dict[str, Any] | str) -> bytes:

@@ -39,7 +39,7 @@ _JUDGEMENTS: Mapping[str, Style] = {
     "uncalibrated": "plain",
     "good": "plain",
 }
-_PREFIXED = ("s", "B", "MAC")
+PREFIXED = ("s", "B", "MAC")
 _PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 _RULERS = {"reference": "the reference", "peer_median": "its peers", "baseline": "before", "bound": "the bound"}
 _SHIPPED = "pytest_bionemo.checks."
@@ -275,7 +275,7 @@ def _range(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def show_number(value: float, unit: str) -> str:
     """Four significant digits, with a prefix for the unit where one is usual: '1.935 TB/s', '2.1 ms'."""
-    if unit in _PREFIXED and value:
+    if unit in PREFIXED and value:
         thousands = math.floor(math.log10(abs(value)) / 3)
         prefix = _PREFIXES.get(thousands)
         if prefix is not None:

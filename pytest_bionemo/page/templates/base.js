@@ -73,7 +73,7 @@
 
   // ------------------------------------------- what is folded away is opened where it is linked to, and printed
   const open = () => {
-    let place = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const place = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
     if (!place) return;
     for (let part = place; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
     place.scrollIntoView();

@@ -30,6 +30,9 @@ from standin.workers import write_spoiler
 # A shell that starts this in the background makes it ignore SIGINT, and with it everything that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does nohup with SIGHUP.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Some test files import checks before the suite does, which would be too late for their assertions to be rewritten.
 pytest.register_assert_rewrite("pytest_bionemo.checks", "faults.proof")
@@ -48,8 +51,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what ``--variants`` says: of the parameters of a test that costs a second each, N evenly spaced."""
+    """Mark further faults, and leave out what ``--variants`` says: N parameters, evenly spaced, of a test that costs
+    a second for each of them."""
+    proven: set[str] = set()
+    for item in items:
+        checks = {mark.args[0].check for mark in item.iter_markers("fault")}
+        if checks and checks <= proven and item.get_closest_marker("further_fault") is None:
+            item.add_marker("further_fault")
+        proven |= checks
     most = config.getoption("--variants")
     if most is None:
         return

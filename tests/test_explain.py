@@ -195,7 +195,7 @@ def test_reports_wait_for_nothing_that_is_not_told(rig: Rig) -> None:
     assert "this is no job of several nodes" in EXPLAINED["collectives::ranks_meet"].not_applicable
 
     # And from a finding to its explanation.
-    assert "explain  python -m pytest_bionemo explain driver::loads" in without_driver.stdout
+    assert "explain  $ python -m pytest_bionemo explain driver::loads" in without_driver.stdout
     assert only(command(rig, "driver::loads", "--json"))["id"] == "bionemo/driver::loads"
 
 
@@ -266,7 +266,7 @@ def test_several_matches_are_listed_and_as_json_all_of_them_explained(rig: Rig) 
         "precision::tf32_is_not_used_unasked",
     ]
     assert max(map(len, rows)) <= 80
-    assert last == "To explain one: python -m pytest_bionemo explain precision::tf32_is_used_when_allowed"
+    assert last == "To explain one: $ python -m pytest_bionemo explain precision::tf32_is_used_when_allowed"
     told = json.loads(command(rig, "tf32", "--json").stdout)
     assert [one["id"].partition("::")[2] for one in told] == ["tf32_is_used_when_allowed", "tf32_is_not_used_unasked"]
     assert told[0] == json.loads(json.dumps(EXPLAINED["precision::tf32_is_used_when_allowed"].to_json()))
@@ -534,4 +534,4 @@ def test_a_check_whose_source_is_not_there_is_explained_by_its_docstring(monkeyp
 def test_the_page_for_newcomers_shows_what_the_program_prints() -> None:
     page = Path(__file__).parents[1].joinpath("docs", "first-minute.md").read_text()
     assert f"```\n{shown(EXPLAINED['torch::installed'], 80)}\n```\n" in page
-    assert "explain  python -m pytest_bionemo explain torch::installed\n" in page
+    assert "explain  $ python -m pytest_bionemo explain torch::installed\n" in page

@@ -100,7 +100,7 @@ def test_a_blocked_run_reads_like_this() -> None:
         "  fix    $ a",
         "         or b",
         "  see    https://l",
-        "explain  python -m pytest_bionemo explain driver::loads",
+        "explain  $ python -m pytest_bionemo explain driver::loads",
         "waiting  3 checks for bionemo/driver::loads: torch 2, driver 1",
         "         (-v lists them)",
         "report   r.json",
@@ -111,7 +111,7 @@ def test_the_summary_says_how_to_ask_about_a_finding_or_about_all_of_them() -> N
     def asked(path: str = "r.json", **parts: Any) -> list[str]:
         lines = [line for line in terminal.summary(run_of(**parts), path, 80, 0) if line.text.startswith("explain")]
         assert all(line.style == "dim" for line in lines)
-        return [line.text.removeprefix("explain  python -m pytest_bionemo explain ") for line in lines]
+        return [line.text.removeprefix("explain  $ python -m pytest_bionemo explain ") for line in lines]
 
     one, two = finding("bionemo/driver::answers[gpu0]"), finding("bionemo/host::x")
     assert asked(warnings=[one]) == ["driver::answers"]

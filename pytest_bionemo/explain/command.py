@@ -134,7 +134,7 @@ def _of_check(options: argparse.Namespace) -> Iterator[str]:
     if len(found) > 1 and not (options.json or options.markdown):
         yield f"{len(found)} checks match {_plain(options.check)!r}:"
         yield from words.listing(found, width)
-        yield f"To explain one: python -m pytest_bionemo explain {found[0].id}"
+        yield f"To explain one: $ python -m pytest_bionemo explain {found[0].id}"
         return
     instance = _instance(options.check) if len(found) == 1 else ""
     yield from _print([(explain(check, checks, instance), []) for check in found], options)

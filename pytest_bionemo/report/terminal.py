@@ -186,7 +186,7 @@ def _how_to_ask(run: Mapping[str, Any], path: str) -> Iterator[Line]:
         others = [topic["name"] for topic in run.get("topics", ()) if not topic["module"].startswith(_SHIPPED)]
         needs_report = len(findings) > 1 or check.partition("::")[0] in others
         asked = f"--report {shlex.quote(path)}" if path and needs_report else shlex.quote(check)
-        text = f"{'explain'.ljust(_LABEL_WIDTH)}python -m pytest_bionemo explain {asked}"
+        text = f"{'explain'.ljust(_LABEL_WIDTH)}$ python -m pytest_bionemo explain {asked}"
         yield Line(((text, "dim"),))
 
 

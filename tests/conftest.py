@@ -317,6 +317,20 @@ def healthy_rig(rig: Rig) -> Rig:
     return rig
 
 
+def healthy_and_sick(
+    environment: Environment, libraries: Libraries, folder: Path, gpu: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a healthy node of eight H100s reports, and the same when the driver of this GPU asks for a reboot."""
+    from standin import H100x8
+
+    rig = Rig(environment, libraries, folder)
+    rig.torch = StandinTorch()
+    rig.node = H100x8
+    healthy = rig.validate().report
+    rig.node = H100x8.with_health(gpu, recovery_action=2)
+    return healthy, rig.validate().report
+
+
 def python_version() -> str:
     """The running Python, as in 3.11."""
     return ".".join(map(str, sys.version_info[:2]))

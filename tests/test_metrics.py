@@ -16,18 +16,15 @@ from typing import Any
 
 import pytest
 
-from conftest import Rig
+from conftest import Rig, healthy_and_sick
 from programs import program
 from pytest_bionemo import metrics, series
 from pytest_bionemo.fleet import command
-from standin import H100x8, Libraries
+from standin import Libraries
 from standin.environment import Environment
-from standin.torch_package import StandinTorch
 
 Json = dict[str, Any]
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
-# On GPU 3: the driver asks for a reboot of the machine.
-REBOOT = {"recovery_action": 2}
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +32,8 @@ def two_reports(
     plain_environment: Environment, libraries: Libraries, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Json]:
     """What a healthy node of eight GPUs reports, and the same with a sick GPU, by the stand-in driver."""
-    rig = Rig(plain_environment, libraries, tmp_path_factory.mktemp("nodes"))
-    rig.torch = StandinTorch()
-    rig.node = H100x8
-    healthy = rig.validate().report
-    rig.node = H100x8.with_health(3, **REBOOT)
-    return {"healthy": healthy, "sick": rig.validate().report}
+    healthy, sick = healthy_and_sick(plain_environment, libraries, tmp_path_factory.mktemp("nodes"), 3)
+    return {"healthy": healthy, "sick": sick}
 
 
 @pytest.fixture

@@ -17,12 +17,11 @@ import pytest
 
 from browser import WIDTHS, Browser, axe
 from browser import browser as browser
-from conftest import Rig
+from conftest import healthy_and_sick
 from pytest_bionemo.page.node import node_page
 from pytest_bionemo.verdict import ReportError
-from standin import H100x8, Libraries
+from standin import Libraries
 from standin.environment import Environment
-from standin.torch_package import StandinTorch
 from test_page_numbers import measured
 from test_report import blocked as one_of_each
 from test_report import complete, for_install, ready, unfinished
@@ -83,12 +82,7 @@ def reports(
     plain_environment: Environment, libraries: Libraries, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Json]:
     """Reports of a stand-in node of eight GPUs: healthy, and with a GPU that is sick and slow."""
-    rig = Rig(plain_environment, libraries, tmp_path_factory.mktemp("nodes"))
-    rig.torch = StandinTorch()
-    rig.node = H100x8
-    healthy = rig.validate().report
-    rig.node = H100x8.with_health(5, recovery_action=2)
-    sick = rig.validate().report
+    healthy, sick = healthy_and_sick(plain_environment, libraries, tmp_path_factory.mktemp("nodes"), 5)
     healthy["bionemo"]["measurements"] = numbers_of(healthy)
     sick["bionemo"]["measurements"] = numbers_of(sick, slow=5)
     open_ended = copy.deepcopy(healthy)

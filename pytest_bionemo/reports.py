@@ -283,15 +283,15 @@ def _checks(document: Mapping[str, Any]) -> Iterator[ReportedCheck]:
     for result in verdicts.results(document):
         check, said = result.check, result.finding or {}
         yield ReportedCheck(
-            check=check["id"],
-            topic=check["topic"],
-            title=check["title"],
-            severity=said.get("severity", check["severity"]),
-            level=check["level"],
-            device=check.get("device"),
+            check=check.id,
+            topic=check.topic,
+            title=check.title,
+            severity=said.get("severity", check.severity),
+            level=check.level,
+            device=check.device,
             outcome=result.outcome,
             message=said.get("message", result.reason),
-            duration_s=durations.get(check["id"]),
+            duration_s=durations.get(check.id),
         )
 
 

@@ -7,18 +7,20 @@ expected to fail, a missing stage, no entry at all) is a gap. The same function 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
+from pytest_bionemo import records
 from pytest_bionemo.model import Action, Outcome, VerdictName, count
+from pytest_bionemo.records import Check, Record, Stage
 
 SCHEMA_VERSION = 1
 """Of the documents that are folded here, and written."""
 
 # pytest's exit codes after which a report can be complete: passed, failed, nothing collected.
 _COMPLETE_RUNS = (0, 1, 5)
-_STAGES = ("setup", "call", "teardown")
 _PASSED, _FAILED, _NOT_APPLICABLE = Outcome.PASSED.value, Outcome.FAILED.value, Outcome.NOT_APPLICABLE.value
 PREFIX = "bionemo_"
 """Of the properties in which a check's end is on record."""
@@ -36,7 +38,7 @@ class ReportError(ValueError):
 class Result(NamedTuple):
     """How one check ended, as the report shows it."""
 
-    check: Mapping[str, Any]
+    check: Check
     outcome: Outcome
     reason: str = ""
     waits_for: str | None = None
@@ -45,7 +47,7 @@ class Result(NamedTuple):
     @property
     def is_required(self) -> bool:
         """Whether READY needs it: a severity that nobody knows counts as the higher one."""
-        return bool((self.finding or {}).get("severity", self.check["severity"]) != "warning")
+        return bool((self.finding or {}).get("severity", self.check.severity) != "warning")
 
 
 @dataclass(frozen=True)
@@ -88,23 +90,46 @@ def fold(report: Mapping[str, Any]) -> Verdict:
     :param report: the JSON document of a run: pytest-json-report's, with the key ``bionemo``.
     :raises ReportError: if it is no such document.
     """
-    run = report.get("bionemo")
-    if not isinstance(run, Mapping) or not isinstance(run.get("checks"), list):
-        raise ReportError("not a report of pytest --bionemo-validate: its key 'bionemo' is missing or damaged")
+    run = run_of(report)
     try:
-        return _fold(report, run)
+        return fold_run(run, report.get("exitcode"), records.checks(run), records.tests(report))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise ReportError(f"not a report of pytest --bionemo-validate: it is damaged ({said})") from error
 
 
-def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
-    results = _results(report, run)
-    blockers = [_describe(result) for result in results if result.finding and result.is_required]
-    warnings = [_describe(result) for result in results if result.finding and not result.is_required]
-    collected = _collected(run)
-    gaps = [*_gaps_of_the_run(report, run), *_missing_checks(run, collected), *_not_run(results)]
-    if results and not any(gap["required"] for gap in gaps) and not blockers and not _has_proof(results):
+def run_of(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The key ``bionemo`` of a report.
+
+    :raises ReportError: if there is none, or it holds no checks.
+    """
+    run = report.get("bionemo")
+    if not isinstance(run, Mapping) or not isinstance(run.get("checks"), list):
+        raise ReportError("not a report of pytest --bionemo-validate: its key 'bionemo' is missing or damaged")
+    return run
+
+
+def fold_run(run: Mapping[str, Any], exitcode: Any, checks: Sequence[Check], tests: Iterable[Record]) -> Verdict:
+    """Form the verdict from what was read of a report; what is damaged raises whatever it does.
+
+    :param run: its key ``bionemo``, of which ``checks`` is not read.
+    """
+    results = _results(checks, tests, set(run.get("deselected", [])))
+    findings = [result for result in results if result.finding]
+    blockers = [_describe(result) for result in findings if result.is_required]
+    warnings = [_describe(result) for result in findings if not result.is_required]
+    collected = {(check.topic, check.name) for check in checks}
+    gaps = [
+        *_gaps_of_the_run(run["device"], exitcode, bool(checks)),
+        *_missing_checks(run, collected),
+        *_not_run(results),
+    ]
+    if (
+        results
+        and not any(gap["required"] for gap in gaps)
+        and not blockers
+        and not _has_required(results, Outcome.PASSED)
+    ):
         gaps.append(_gap(None, "no required check passed, which proves nothing"))
     name = _name(run, blockers, gaps)
     return Verdict(
@@ -117,7 +142,7 @@ def _fold(report: Mapping[str, Any], run: Mapping[str, Any]) -> Verdict:
         warnings=tuple(warnings),
         not_run=tuple(gaps),
         not_applicable=tuple(
-            {"check": result.check["id"], "reason": result.reason}
+            {"check": result.check.id, "reason": result.reason}
             for result in results
             if result.outcome is Outcome.NOT_APPLICABLE
         ),
@@ -132,11 +157,8 @@ def is_complete(report: Mapping[str, Any]) -> bool:
 
 def results(report: Mapping[str, Any]) -> tuple[Result, ...]:
     """How each check ended, in the order of the run, of a report that :func:`fold` takes."""
-    return tuple(_results(report, report["bionemo"]))
-
-
-def _has_proof(results: Iterable[Result]) -> bool:
-    return any(result.outcome is Outcome.PASSED and result.is_required for result in results)
+    run = report["bionemo"]
+    return tuple(_results(records.checks(run), records.tests(report), set(run.get("deselected", []))))
 
 
 def exit_status(verdict: Verdict, require: str, pytest_status: int) -> int:
@@ -148,11 +170,13 @@ def exit_status(verdict: Verdict, require: str, pytest_status: int) -> int:
 # ----------------------------------------------------------------------------------------------- each check
 
 
-def _results(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[Result]:
-    ids = {check["id"] for check in run["checks"]}
-    tests = {_plain_id(test["nodeid"], ids): test for test in report.get("tests", ())}
-    deselected = set(run.get("deselected", []))
-    return [_result(check, tests.get(check["id"]), deselected) for check in run["checks"]]
+def _results(checks: Iterable[Check], tests: Iterable[Record], deselected: Container[str]) -> list[Result]:
+    """How each check ended. Reports of a fleet have millions of them: what nearly all say is looked for first."""
+    by_id = {test.nodeid: test for test in tests}
+    ids = {check.id for check in checks}
+    if not by_id.keys() <= ids:
+        by_id = {_plain_id(nodeid, ids): test for nodeid, test in by_id.items()}
+    return [_result(check, by_id.get(check.id), deselected) for check in checks]
 
 
 def _plain_id(nodeid: str, known: Container[str]) -> str:
@@ -163,15 +187,15 @@ def _plain_id(nodeid: str, known: Container[str]) -> str:
     return plain if plain in known else nodeid
 
 
-def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, deselected: Container[str]) -> Result:
+def _result(check: Check, test: Record | None, deselected: Container[str]) -> Result:
     if test is None:
-        reason = "deselected" if check["id"] in deselected else "the run ended before it"
+        reason = "deselected" if check.id in deselected else "the run ended before it"
         return Result(check, Outcome.NOT_RUN, reason)
-    said = _properties(test)
+    outcome, said = test.outcome, _properties(test.user_properties)
+    how = said.get("bionemo_outcome")
     if not _ALL_TEXT.issuperset(map(type, said.values())) and (damaged := _not_text(said)):
         return Result(check, Outcome.ERROR, f"what it said is damaged: {', '.join(damaged)} is no text")
-    outcome, how = test.get("outcome"), said.get("bionemo_outcome")
-    if how == _FAILED and _shows_finding(said.get("bionemo_severity", check["severity"]), outcome):
+    if how == _FAILED and _shows_finding(said.get("bionemo_severity", check.severity), outcome):
         return Result(check, Outcome.FAILED, finding=_finding(said))
     if outcome in ("failed", "error"):
         return Result(check, Outcome.ERROR, f"the check itself failed: {_crash(test)}")
@@ -183,7 +207,7 @@ def _result(check: Mapping[str, Any], test: Mapping[str, Any] | None, deselected
         )
     if outcome != "passed":
         return Result(check, Outcome.NOT_RUN, f"its outcome is {outcome!r}, which proves nothing")
-    if any(test.get(stage, {}).get("outcome") != "passed" for stage in _STAGES):
+    if not test.setup.outcome == test.call.outcome == test.teardown.outcome == "passed":
         return Result(check, Outcome.NOT_RUN, "the run ended inside it")
     if how != _PASSED:
         return Result(check, Outcome.NOT_RUN, "pytest says that it passed, but it did not come to its end")
@@ -196,11 +220,11 @@ def _shows_finding(severity: object, outcome: object) -> bool:
     return outcome in ("failed", "warned", "passed") or (outcome == "error" and severity != "warning")
 
 
-def _properties(test: Mapping[str, Any]) -> dict[str, Any]:
+def _properties(entries: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     """What the check and others have put on record; the last word counts."""
     said: dict[str, Any] = {}
-    for entry in test.get("user_properties", ()):
-        said.update(entry.items())
+    for entry in entries:
+        said.update(entry)
     return said
 
 
@@ -212,38 +236,42 @@ def _not_text(said: Mapping[str, Any]) -> list[str]:
     return [name for name, value in said.items() if not isinstance(value, str) and name in _TEXTS]
 
 
-def _crash(test: Mapping[str, Any]) -> str:
-    stages = [stage for stage in test.values() if isinstance(stage, Mapping) and stage.get("outcome") == "failed"]
-    texts = [stage.get("crash", {}).get("message") or stage.get("longrepr", "") for stage in stages]
+def _crash(test: Record) -> str:
+    stages = [stage for stage in _stages(test) if stage.outcome == "failed"]
+    texts = [(stage.crash or {}).get("message") or stage.longrepr or "" for stage in stages]
     lines = next((text.strip().splitlines() for text in texts if text.strip()), ["no reason is on record"])
-    if stages and "crash" in stages[0]:
+    if stages and stages[0].crash is not None:
         return lines[0]
     # What pytest prints of an error, such as an unknown fixture: its lines begin with E.
     return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])
 
 
-def _skip(test: Mapping[str, Any]) -> str:
-    texts = (test.get(stage, {}).get("longrepr", "") for stage in _STAGES)
+def _skip(test: Record) -> str:
+    texts = (stage.longrepr for stage in _stages(test))
     return "it was skipped: " + next((text for text in texts if text), "no reason is on record")
+
+
+def _stages(test: Record) -> tuple[Stage, ...]:
+    return test.setup, test.call, test.teardown, test.died
 
 
 # ------------------------------------------------------------------------------------------------- the gaps
 
 
-def _gaps_of_the_run(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _gaps_of_the_run(device: str, exitcode: Any, has_checks: bool) -> list[dict[str, Any]]:
     gaps = []
-    if report.get("exitcode") is None:
+    if exitcode is None:
         gaps.append(_gap(None, "the run has not finished"))
-    elif report["exitcode"] not in _COMPLETE_RUNS:
-        gaps.append(_gap(None, f"the run was broken off (pytest's exit status {int(report['exitcode'])})"))
-    elif not run["checks"]:
+    elif exitcode not in _COMPLETE_RUNS:
+        gaps.append(_gap(None, f"the run was broken off (pytest's exit status {int(exitcode)})"))
+    elif not has_checks:
         gaps.append(_gap(None, "no check was collected"))
-    if run["device"] != "cuda":
-        gaps.append(_gap(None, f"a rehearsal on the device {run['device']!r} proves nothing about a GPU"))
+    if device != "cuda":
+        gaps.append(_gap(None, f"a rehearsal on the device {device!r} proves nothing about a GPU"))
     return gaps
 
 
-def _missing_checks(run: Mapping[str, Any], collected: Mapping[str, set[str]]) -> list[dict[str, Any]]:
+def _missing_checks(run: Mapping[str, Any], collected: Container[tuple[str, str]]) -> list[dict[str, Any]]:
     gaps = []
     for topic in run["topics"]:
         prefix = f"bionemo/{topic['name']}"
@@ -255,21 +283,13 @@ def _missing_checks(run: Mapping[str, Any], collected: Mapping[str, set[str]]) -
     return gaps
 
 
-def _collected(run: Mapping[str, Any]) -> dict[str, set[str]]:
-    """The names of the checks by topic."""
-    found: dict[str, set[str]] = {}
-    for check in run["checks"]:
-        found.setdefault(check["topic"], set()).add(check["name"])
-    return found
-
-
-def _uncollected(topic: Mapping[str, Any], collected: Mapping[str, set[str]]) -> list[str]:
-    return [name for name in topic["checks"] if name not in collected.get(topic["name"], ())]
+def _uncollected(topic: Mapping[str, Any], collected: Container[tuple[str, str]]) -> list[str]:
+    return [name for name in topic["checks"] if (topic["name"], name) not in collected]
 
 
 def _not_run(results: Iterable[Result]) -> list[dict[str, Any]]:
     return [
-        _gap(result.check["id"], result.reason, result.waits_for, result.is_required or _is_error(result))
+        _gap(result.check.id, result.reason, result.waits_for, result.is_required or _is_error(result))
         for result in results
         if result.outcome in (Outcome.NOT_RUN, Outcome.ERROR)
     ]
@@ -308,9 +328,9 @@ def _has_bionemo(run: Mapping[str, Any]) -> bool:
 def _describe(result: Result) -> dict[str, Any]:
     said = result.finding or {}
     return {
-        "check": result.check["id"],
-        "title": result.check["title"],
-        "device": result.check.get("device"),
+        "check": result.check.id,
+        "title": result.check.title,
+        "device": result.check.device,
         "message": said.get("message", ""),
         "why": said.get("why", ""),
         "fix": _lines(said.get("fix")),
@@ -332,12 +352,12 @@ def _strongest(findings: Iterable[Mapping[str, Any]]) -> Action:
     )
 
 
-def _sections(run: Mapping[str, Any], results: list[Result], collected: Mapping[str, set[str]]) -> dict[str, str]:
+def _sections(run: Mapping[str, Any], results: list[Result], collected: Container[tuple[str, str]]) -> dict[str, str]:
     broken = {topic["name"] for topic in run["topics"] if topic["error"]}
     incomplete = {topic["name"] for topic in run["topics"] if _uncollected(topic, collected)}
     by_topic: dict[str, list[Result]] = {topic["name"]: [] for topic in run["topics"]}
-    for result in results:
-        by_topic.setdefault(result.check["topic"], []).append(result)
+    for topic, own in groupby(results, key=lambda result: result.check.topic):
+        by_topic.setdefault(topic, []).extend(own)
     return {
         topic: "ERROR" if topic in broken else _section(topic, own, topic not in incomplete)
         for topic, own in by_topic.items()
@@ -346,11 +366,11 @@ def _sections(run: Mapping[str, Any], results: list[Result], collected: Mapping[
 
 def _section(topic: str, results: list[Result], is_complete: bool) -> str:
     outcomes = {result.outcome for result in results}
-    if any(result.outcome is Outcome.FAILED and result.is_required for result in results):
+    if Outcome.FAILED in outcomes and _has_required(results, Outcome.FAILED):
         return "BLOCKED"
     if Outcome.ERROR in outcomes:
         return "ERROR"
-    if not is_complete or any(result.outcome is Outcome.NOT_RUN and result.is_required for result in results):
+    if not is_complete or (Outcome.NOT_RUN in outcomes and _has_required(results, Outcome.NOT_RUN)):
         return "NOT_RUN"
     if Outcome.FAILED in outcomes:
         return "WARNING"
@@ -359,6 +379,10 @@ def _section(topic: str, results: list[Result], is_complete: bool) -> str:
     if Outcome.NOT_RUN in outcomes or not results:
         return "NOT_RUN"
     return "NO_PACKAGES" if topic == "packages" else "NOT_APPLICABLE"
+
+
+def _has_required(results: Iterable[Result], outcome: Outcome) -> bool:
+    return any(result.outcome is outcome and result.is_required for result in results)
 
 
 def _summarise(
@@ -374,7 +398,7 @@ def _summarise(
     if name is VerdictName.INCONCLUSIVE:
         required = sum(gap["required"] for gap in gaps)
         return f"{at_level}: nothing failed, but {count(required, 'gap')} in the proof"
-    kernels = any(r.outcome is Outcome.PASSED and r.check["level"] != "quick" for r in results)
+    kernels = any(r.outcome is Outcome.PASSED and r.check.level != "quick" for r in results)
     return at_level if kernels else f"{at_level}: no GPU kernel was run"
 
 

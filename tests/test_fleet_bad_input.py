@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from fleets import Json, begun, document_of, fleet, job, report, save, status, why_not
-from pytest_bionemo.fleet import sources
+from pytest_bionemo.fleet import decoding, node, sources
 from pytest_bionemo.fleet.node import Node, read, shown
 from pytest_bionemo.verdict import ReportError, fold
 
@@ -198,6 +198,32 @@ def test_ten_thousand_mutated_reports_crash_nothing_and_make_nothing_ready() -> 
         found = fleet(*nodes)
         assert "passing" not in status(found).values()
         assert len(status(found)) == len(nodes)
+
+
+def test_mutated_reports_are_read_alike_with_and_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in TEXTS.values():
+        decoding.decode(content)
+    chosen = random.Random(20261123)
+    kept = 0
+    for number in range(4_000):
+        kind = list(BASES)[number % len(BASES)]
+        if number % 2:
+            content = mutate(TEXTS[kind], chosen)
+        else:
+            content = json.dumps(replace_a_value(TREES[kind], chosen)).encode()
+        quickly = node_or_reason(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(node, "decoding", None)
+            assert node_or_reason(content) == quickly
+        kept += isinstance(quickly, Node)
+    assert 1_000 < kept < 3_000
+
+
+def node_or_reason(content: bytes) -> Node | str:
+    try:
+        return read(content, "r/node1.json")
+    except ReportError as error:
+        return str(error)
 
 
 # ---- files

@@ -20,6 +20,7 @@ import jsonschema
 import pytest
 
 from conftest import REPORT, SCHEMA, Rig, assert_valid
+from pytest_bionemo.report import layout
 from pytest_bionemo.report.clean import clean
 from pytest_bionemo.report.place import Place, PlaceError
 from standin import H100x8
@@ -179,6 +180,62 @@ def test_where_nothing_lay_nothing_is_put_back(tmp_path: Path) -> None:
     place.restore()
     place.restore()
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- its lines
+
+MANY: Json = {
+    "created": 1.5,
+    "summary": {"total": 2, "deep": {"er": [1, {"a": "b\nc"}]}},
+    "bionemo": {
+        "verdict": "READY",
+        "blockers": [{"check": "a::b", "fix": ["$ one", "two"]}],
+        "checks": [{"id": "a::b"}, {"id": "a::c"}],
+        "measurements": [],
+        "not_run": [{"reason": "\u2028 \n ]"}],
+        "environment": {"os": None, "extra": {}},
+    },
+    "tests": [{"nodeid": "a::b", "call": {"outcome": "passed"}}, {"nodeid": "a::c"}],
+}
+
+
+def test_what_there_is_much_of_has_a_line_for_each() -> None:
+    text = layout.dumps(MANY)
+    assert json.loads(text) == MANY
+    lines = [line.strip().rstrip(",") for line in text.splitlines()]
+    for entry in [*MANY["tests"], *MANY["bionemo"]["checks"], *MANY["bionemo"]["not_run"]]:
+        assert json.dumps(entry) in lines
+    assert '"$ one"' in lines  # a finding can be read
+    assert '"a": "b\\nc"' in lines
+
+
+def test_what_is_directly_in_a_report_is_indented_by_one_space_and_nothing_else_is() -> None:
+    names = [line.split('"')[1] for line in layout.dumps(MANY).splitlines() if line.startswith(' "')]
+    assert names == list(MANY)
+
+
+@pytest.mark.parametrize("where", [{"tests": [{"x": math.inf}]}, {"bionemo": {"x": math.nan}}, {"x": [-math.inf]}])
+def test_a_number_that_json_has_none_for_is_refused(where: Json) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        layout.dumps(where)
+
+
+def test_what_json_has_no_type_for_is_text() -> None:
+    made = json.loads(
+        layout.dumps({"tests": [{"path": Path("/a")}], "bionemo": {"x": Path("/b"), 3: {Fraction(1, 2)}}})
+    )
+    assert made == {"tests": [{"path": "/a"}], "bionemo": {"x": "/b", "3": "{Fraction(1, 2)}"}}
+
+
+def test_the_report_of_a_run_has_a_line_for_each_test_and_no_marks(healthy_rig: Rig) -> None:
+    run = healthy_rig.validate()
+    lines = {line.strip().rstrip(",") for line in run.report_path.read_text().splitlines()}
+    assert {json.dumps(test) for test in run.report["tests"]} <= lines
+    assert {json.dumps(check) for check in run.bionemo["checks"]} <= lines
+    assert not any("keywords" in test for test in run.report["tests"])
+    # Who asks for pytest-json-report's own document gets all of it.
+    asked = healthy_rig.validate("--json-report", "--json-report-file", "mine.json")
+    assert all(test["keywords"] for test in asked.report["tests"])
 
 
 # ---- what must not be in it

@@ -9,22 +9,23 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from pytest_bionemo import records
 from pytest_bionemo.fleet import findings, hosts
 from pytest_bionemo.model import Gpu, VerdictName, describe_gpus
 from pytest_bionemo.report import hyperpod
 from pytest_bionemo.reports import DAMAGED, expect_known
 from pytest_bionemo.showing import shown as shown
 from pytest_bionemo.terms import DEFAULT_REPORT
-from pytest_bionemo.verdict import SCHEMA_VERSION, ReportError, Verdict, fold
+from pytest_bionemo.verdict import SCHEMA_VERSION, ReportError, Verdict, fold_run, run_of
 
 JOB_FOLDER = "job-"
 """Begins the name of the folder in which the reports of one job lie."""
@@ -36,36 +37,15 @@ _FACTS_AT_MOST = 64
 _NUMBERS_AT_MOST = 8192
 _LONGEST_UNIT = 24
 _END_OF_TIME = 32503680000.0  # the year 3000: what is later cannot always be written as a date
+_NUMBER = (int, float)
 _LARGEST_COUNT = 10_000_000
-
-
-class _Test(TypedDict, total=False):
-    """What the fold reads of a test: its keywords are half as long again."""
-
-    nodeid: Any
-    outcome: Any
-    setup: Any
-    call: Any
-    teardown: Any
-    user_properties: Any
-
-
-class _Document(TypedDict, total=False):
-    """What is read of a report."""
-
-    tool: Any
-    bionemo: Any
-    exitcode: Any
-    tests: list[_Test]
 
 
 try:
     # Four times as fast, where the extra "fleet" is installed; what the node is made of is the same.
-    from msgspec.json import Decoder
-
-    _fast = Decoder(_Document)
+    from pytest_bionemo.fleet import decoding
 except ImportError:
-    _fast = None  # type: ignore[assignment]
+    decoding = None  # type: ignore[assignment]
 
 TOOL = "pytest-bionemo fleet"
 LEVELS = ("quick", "standard", "full")
@@ -75,6 +55,16 @@ _FACTS = (
     "driver", "cuda_driver", "torch", "torch_cuda", "cudnn", "nccl", "lightning", "python", "cuda_toolkit", "kernel",
     "distribution", "glibc", "container", "instance_type", "databricks_runtime", "ofi", "libfabric",
 )  # fmt: skip
+
+
+class _Report(NamedTuple):
+    """What is read of a report. Of ``run``, its key ``bionemo``, the checks and measurements are not to be read."""
+
+    run: Mapping[str, Any]
+    exitcode: Any
+    checks: Sequence[records.Check]
+    tests: Sequence[records.Record]
+    numbers: Sequence[records.Number]
 
 
 class FleetDocument(ReportError):
@@ -162,7 +152,27 @@ def read(content: bytes, path: str) -> Node:
     if not content.strip():
         raise ReportError("is empty: its run was ended while it wrote it")
     try:
-        document = _decode(content)
+        return _node(_decode(content), path)
+    except ReportError:
+        raise
+    except DAMAGED as error:
+        raise ReportError(f"the report is damaged ({type(error).__name__}: {error})") from error
+
+
+def _decode(content: bytes) -> _Report:
+    if decoding is not None:
+        # Otherwise in the words of the standard library, which also takes what this one is too strict for.
+        with suppress(ValueError, RecursionError):
+            found = decoding.decode(content)
+            run: Any = found.bionemo
+            if found.tool != TOOL and run.get("schema_version") == SCHEMA_VERSION:
+                return _Report(run, found.exitcode, run["checks"], found.tests, run.get("measurements", []))
+    return _parse(content)
+
+
+def _parse(content: bytes) -> _Report:
+    try:
+        document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ReportError(f"is no JSON: it is truncated or damaged ({error})") from None
     if isinstance(document, dict) and document.get("tool") == TOOL:
@@ -171,28 +181,20 @@ def read(content: bytes, path: str) -> Node:
     version = document["bionemo"]["schema_version"]
     if version != SCHEMA_VERSION:
         raise ReportError(f"its schema version is {version}, and this pytest-bionemo reads {SCHEMA_VERSION}")
-    try:
-        return _node(document, path)
-    except ReportError:
-        raise
-    except DAMAGED as error:
-        raise ReportError(f"the report is damaged ({type(error).__name__}: {error})") from error
+    run = run_of(document)
+    return _Report(
+        run, document.get("exitcode"), records.checks(run), list(records.tests(document)), records.numbers(run)
+    )
 
 
-def _decode(content: bytes) -> Any:
-    if _fast is not None:
-        # Otherwise in the words of the standard library, which also takes what this one is too strict for.
-        with suppress(ValueError, RecursionError):
-            return _fast.decode(content)
-    return json.loads(content)
-
-
-def _node(document: Mapping[str, Any], path: str) -> Node:
-    verdict = fold(document)
-    run = document["bionemo"]
+def _node(report: _Report, path: str) -> Node:
+    run = report.run
+    verdict = fold_run(run, report.exitcode, report.checks, report.tests)
     environment = run.get("environment", {})
     blaming = [entry for entry in verdict.blockers if entry.get("blames")]
-    known = {**run, **verdict.to_json()}
+    known = {
+        "level": run["level"], "verdict": verdict.name.value, "blockers": verdict.blockers, "not_run": verdict.not_run
+    }  # fmt: skip
     return Node(
         host=host_of(environment, path),
         path=path,
@@ -201,7 +203,7 @@ def _node(document: Mapping[str, Any], path: str) -> Node:
         level=_one_of(run["level"], LEVELS, "level"),
         device=_one_of(run["device"], ("cuda", "cpu"), "device"),
         started=_time(run["started"]),
-        status=document["exitcode"],
+        status=report.exitcode,
         job=_job(environment.get("job"), path),
         reasons=tuple(_reasons(verdict)),
         blames=tuple(sorted({(host, entry["action"]) for entry in blaming for host in entry["blames"]})),
@@ -210,7 +212,7 @@ def _node(document: Mapping[str, Any], path: str) -> Node:
         said=hyperpod.reason(known),
         facts=tuple(sorted(dict(_facts(run, environment)).items())),
         uuids=tuple(sorted({str(gpu["uuid"]) for gpu in run.get("gpus", []) if gpu.get("uuid")})),
-        numbers=_numbers(run),
+        numbers=_numbers(run, report.numbers),
         sections=tuple((_text(topic), word) for topic, word in list(verdict.sections.items())[:_FACTS_AT_MOST]),
         found=tuple(map(_found, findings.of(verdict))),
     )
@@ -317,7 +319,7 @@ def _facts(run: Mapping[str, Any], environment: Mapping[str, Any]) -> Iterator[t
         yield "gpus", _text(describe_gpus(tuple(Gpu.from_json(gpu) for gpu in run["gpus"])))
 
 
-def _numbers(run: Mapping[str, Any]) -> Numbers:
+def _numbers(run: Mapping[str, Any], measured: Sequence[records.Number]) -> Numbers:
     """Rates and durations of our own checks; the numbers of somebody's tests may mean anything."""
     models = dict(_models(run.get("gpus", [])))
     unknown = "CPU" if run["device"] == "cpu" else ""
@@ -325,13 +327,14 @@ def _numbers(run: Mapping[str, Any]) -> Numbers:
     devices: dict[str, int] = {}
     found = Numbers()
     text = cache(_text)  # the same few names, hundreds of times
-    for entry in run.get("measurements", [])[:_NUMBERS_AT_MOST]:
-        value, unit = entry["value"], entry["unit"]
-        if "test" in entry or not is_compared(unit) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    compared = cache(is_compared)
+    for one in measured[:_NUMBERS_AT_MOST]:
+        value, unit = one.value, one.unit
+        if not compared(unit) or one.test is not None or type(value) not in _NUMBER or not 0 < value < math.inf:
             continue
-        device = text(entry["device"]) if entry["device"] else ""
-        key = (text(entry["name"]), unit, models.get(device, unknown))
-        lower, upper = entry["ci95"] or (value, value)
+        device = text(one.device) if one.device else ""
+        key = (text(one.name), unit, models.get(device, unknown))
+        lower, upper = one.ci95 or (value, value)
         found.quantity.append(quantities.setdefault(key, len(quantities)))
         found.device.append(devices.setdefault(device, len(devices)))
         found.value.append(value)

@@ -32,6 +32,7 @@ OVERALL = "overall"
 _SINGLES, _TOGETHER = 4.0, 4 / 3
 _FEWEST_TOGETHER = 5
 _CONSISTENTLY = 0.75
+_ALMOST = 1 - 1e-9
 
 Quantity = tuple[str, str, str]
 
@@ -65,6 +66,7 @@ def find(numbers: Mapping[str, Numbers]) -> dict[str, Any]:
     # A quarter of the doubt is for single numbers, which are many, the rest for all numbers of a device together.
     sizes = {host: _SINGLES * len(found.value) for host, found in numbers.items()}
     typical = statistics.median(sizes.values()) if sizes else 1.0
+    fewest = min(filter(None, sizes.values()), default=1.0)
     devices: dict[tuple[str, int], _Offs] = defaultdict(_Offs)
     stragglers: list[dict[str, Any]] = []
     spreads: list[dict[str, Any]] = []
@@ -75,15 +77,20 @@ def find(numbers: Mapping[str, Numbers]) -> dict[str, Any]:
         spread = estimate(values.logs)
         spreads.append(_describe(quantity, len(values.logs), spread, typical))
         usual_error = statistics.median(values.errors)
+        # A node with few values is the first to be sure of; nearly all values are nearer than that.
+        nearest = _ALMOST * spread.distance_of(CONFIDENCE, fewest)
+        model, middle, usual = quantity[2], spread.middle, spread.deviation
         for owner, log, error in zip(values.owners, values.logs, values.errors, strict=True):
+            slower = log - middle
             # What is less certain than usual has to be further out.
-            deviation = math.hypot(spread.deviation, math.sqrt(max(0.0, error**2 - usual_error**2)))
-            slower = log - spread.middle
-            off = devices[quantity[2], owner]
-            off.distances.append(slower / deviation)
+            doubt = error**2 - usual_error**2 if error > usual_error else 0.0
+            distance = slower / (math.sqrt(usual**2 + doubt) if doubt else usual)
+            off = devices[model, owner]
+            off.distances.append(distance)
             off.slower.append(slower)
-            host = owners[owner][0]
-            if one := _straggler(owners[owner], quantity[0], slower, slower / deviation, spread, sizes[host]):
+            if distance >= nearest and (
+                one := _straggler(owners[owner], quantity[0], slower, distance, spread, sizes[owners[owner][0]])
+            ):
                 stragglers.append({**one, **_in_unit(quantity, log, spread)})
     stragglers += _together(devices, owners, {host: _TOGETHER * len(one.devices) for host, one in numbers.items()})
     stragglers.sort(key=lambda entry: (-entry["effect"], entry["host"], entry["device"] or "", entry["measurement"]))
@@ -97,12 +104,12 @@ def _collect(numbers: Mapping[str, Numbers]) -> tuple[list[Owner], dict[Quantity
     for host in sorted(numbers):
         found, first = numbers[host], len(owners)
         owners += [(host, device) for device in found.devices]
+        places = [(quantities[key], 1.0 if key[1] == "s" else -1.0) for key in found.quantities]
         columns = zip(found.quantity, found.device, found.value, found.half_width, strict=True)
         for quantity, device, value, half_width in columns:
-            key = found.quantities[quantity]
-            values = quantities[key]
+            values, sign = places[quantity]
             values.owners.append(first + device)
-            values.logs.append(math.log(value) if key[1] == "s" else -math.log(value))
+            values.logs.append(sign * math.log(value))
             # Half of a confidence interval of 95 % is two standard errors.
             values.errors.append(min(1.0, half_width / 2 / value) if math.isfinite(half_width) else 1.0)
     return owners, quantities

@@ -302,11 +302,11 @@ def _topics(
     checks: dict[str, dict[str, Check]] = {}
     for result in ended:
         entry = result.check
-        known = checks.setdefault(entry["topic"], {})
-        check = known.setdefault(entry["name"], Check(entry["name"], entry["title"]))
+        known = checks.setdefault(entry.topic, {})
+        check = known.setdefault(entry.name, Check(entry.name, entry.title))
         why = (result.finding or {}).get("message", "") or result.reason
-        check.add(_word(result), why, str(entry["id"]).partition("[")[2].removesuffix("]"))
-        check.seconds += seconds.get(entry["id"], 0.0)
+        check.add(_word(result), why, str(entry.id).partition("[")[2].removesuffix("]"))
+        check.seconds += seconds.get(entry.id, 0.0)
     errors = {topic["name"]: topic["error"] for topic in run["topics"]}
     for name, state in verdict.sections.items():
         yield Topic(name, state, errors.get(name), list(checks.get(name, {}).values()))

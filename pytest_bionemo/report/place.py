@@ -8,14 +8,13 @@ its end: whoever reads it meanwhile, or after a kill, finds the former report or
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pytest_bionemo.report import atomic
+from pytest_bionemo.report import atomic, layout
 
 # What a run writes: the option that names its place, and how its file ends in a folder.
 _KINDS = {"report": ("--bionemo-report", ".json"), "page": ("--bionemo-html", ".html")}
@@ -108,5 +107,4 @@ class Place:
 
 def _encode(content: dict[str, Any] | str) -> bytes:
     """A document as JSON, a page as it is."""
-    text = content if isinstance(content, str) else json.dumps(content, indent=1, default=str, allow_nan=False) + "\n"
-    return text.encode()
+    return (content if isinstance(content, str) else layout.dumps(content)).encode()

@@ -18,6 +18,7 @@ from pytest_bionemo.facts import family
 from pytest_bionemo.probes import packages
 
 if TYPE_CHECKING:
+    from pytest_bionemo.probes.fabric import Library
     from pytest_bionemo.probes.host import Host
     from pytest_bionemo.probes.job import Job
     from pytest_bionemo.probes.machine import Machine
@@ -135,9 +136,30 @@ def environment(machine: Machine) -> dict[str, Any]:
         "nccl": torch.nccl,
         "arch_list": list(torch.arch_list),
         "cuda_toolkit": machine.toolkit.cuda if machine.toolkit else None,
+        **_firmware(machine),
         "lightning": packages.version("pytorch-lightning") or packages.version("lightning"),
         "variables": {name: variables[name] for name in _VARIABLES if name in variables},
     }
+
+
+def _firmware(machine: Machine) -> dict[str, str | None]:
+    """What GPUs and network adapters run, and EFA's software. What nobody told is left out: that is no difference."""
+    found: dict[str, str | None] = {"vbios": ", ".join(machine.vbios)} if machine.vbios else {}
+    fabric = machine.fabric
+    if fabric is None:
+        return found
+    if fabric.firmware:
+        found["adapter_firmware"] = ", ".join(fabric.firmware)
+    if fabric.efa:
+        found["efa_installer"] = fabric.installer
+        found["libfabric"] = _library(fabric.libfabric)
+        found["ofi"] = _library(fabric.plugin)
+    return found
+
+
+def _library(library: Library | None) -> str | None:
+    """None: there is none; one that does not say which is there all the same."""
+    return (library.version or "unknown") if library else None
 
 
 def _job(job: Job | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -177,15 +178,19 @@ TEXTS = {kind: json.dumps(base, indent=1).encode() for kind, base in BASES.items
 TREES = {kind: pickle.dumps(base) for kind, base in BASES.items()}
 
 
-def test_ten_thousand_mutated_reports_crash_nothing_and_make_nothing_ready() -> None:
-    chosen = random.Random(20261122)
-    kept: dict[str, list[tuple[bytes, Node]]] = {kind: [] for kind in BASES}
-    for number in range(10_000):
-        kind = list(BASES)[number % len(BASES)]
-        if number % 2:
-            content = mutate(TEXTS[kind], chosen)
+def mutants(number: int, chosen: random.Random) -> Iterator[tuple[str, bytes]]:
+    """So many reports of each kind in turn, half of them damaged as bytes, half as documents."""
+    for count in range(number):
+        kind = list(BASES)[count % len(BASES)]
+        if count % 2:
+            yield kind, mutate(TEXTS[kind], chosen)
         else:
-            content = json.dumps(replace_a_value(TREES[kind], chosen)).encode()
+            yield kind, json.dumps(replace_a_value(TREES[kind], chosen)).encode()
+
+
+def test_ten_thousand_mutated_reports_crash_nothing_and_make_nothing_ready() -> None:
+    kept: dict[str, list[tuple[bytes, Node]]] = {kind: [] for kind in BASES}
+    for kind, content in mutants(10_000, random.Random(20261122)):
         with suppress(ReportError):
             kept[kind].append((content, read(content, "r/node1.json")))
     assert all(len(found) > 200 for found in kept.values())
@@ -203,14 +208,8 @@ def test_ten_thousand_mutated_reports_crash_nothing_and_make_nothing_ready() -> 
 def test_mutated_reports_are_read_alike_with_and_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
     for content in TEXTS.values():
         decoding.decode(content)
-    chosen = random.Random(20261123)
     kept = 0
-    for number in range(4_000):
-        kind = list(BASES)[number % len(BASES)]
-        if number % 2:
-            content = mutate(TEXTS[kind], chosen)
-        else:
-            content = json.dumps(replace_a_value(TREES[kind], chosen)).encode()
+    for _, content in mutants(4_000, random.Random(20261123)):
         quickly = node_or_reason(content)
         with monkeypatch.context() as patch:
             patch.setattr(node, "decoding", None)

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -386,6 +387,20 @@ def test_adapters_say_their_driver_their_ports_and_their_file(tmp_path: Path) ->
     assert found.is_efa
     assert (found.node, found.is_open) == ("/dev/infiniband/uverbs0", True)
     assert found.ports == (fabric.Port("1", "ACTIVE", "LinkUp", "IB"),)
+    assert found.firmware is None
+
+
+def test_the_firmware_of_adapters_is_told_once_with_its_driver(tmp_path: Path) -> None:
+    for name, driver, version in (
+        ("a", "mlx5_core", "28.39.1002\n"),
+        ("b", "mlx5_core", "28.39.1002\n"),
+        ("c", "efa", ""),
+    ):
+        adapter(tmp_path, name, driver)
+        lay(tmp_path, {f"sys/class/infiniband/{name}/fw_ver": version})
+    found = fabric.read({}, tmp_path)
+    assert found.firmware == ("mlx5_core 28.39.1002",)
+    assert fabric.Fabric.from_json(json.loads(json.dumps(asdict(found), default=str))) == found
 
 
 def test_an_adapter_of_which_nothing_can_be_read_is_none_of_aws(tmp_path: Path) -> None:

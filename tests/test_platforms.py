@@ -19,6 +19,7 @@ from faults.platform import (
     databricks,
     dmi,
     ec2,
+    efa,
     enroot,
     hyperpod,
     hyperpod_pod,
@@ -32,7 +33,7 @@ from faults.platform import (
     written,
 )
 from pytest_bionemo.report import hyperpod as line_of
-from standin import H100_MIG, A10Gx1, T4x1
+from standin import H100_MIG, A10Gx1, H100x8, T4x1
 
 PROFILES: dict[str, tuple[Change, str | None]] = {
     "Databricks classic": (databricks(), "Databricks classic, AWS g5.xlarge"),
@@ -89,6 +90,9 @@ PROFILES: dict[str, tuple[Change, str | None]] = {
 }
 
 
+FIRMWARE = ("vbios", "adapter_firmware", "efa_installer", "libfabric", "ofi")
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_nothing_is_raised_on_a_healthy_platform(healthy_rig: Rig, profile: str) -> None:
     inject, name = PROFILES[profile]
@@ -125,6 +129,35 @@ def test_the_report_names_the_platform_and_no_user(healthy_rig: Rig) -> None:
     assert environment["databricks_runtime"] == "17.3"
     assert "platform::databricks_storage_suits_training" in run.warnings
     assert "unusual" not in run.report_path.read_text() + run.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("-n2",)])
+def test_the_report_tells_firmware_and_network_software(healthy_rig: Rig, options: tuple[str, ...]) -> None:
+    hyperpod()(healthy_rig)
+    healthy_rig.files.write("/sys/class/infiniband/rdmap0s27/fw_ver", "0.0.0.1\n")
+    healthy_rig.files.write("/sys/class/infiniband/rdmap1s27/fw_ver", "0.0.0.1\n")
+    healthy_rig.node = H100x8.with_gpu(3, vbios="96.00.5E.00.01")
+    told = healthy_rig.validate(*options).bionemo["environment"]
+    assert {name: told[name] for name in FIRMWARE} == {
+        "vbios": "96.00.5E.00.01, 96.00.99.00.01",
+        "adapter_firmware": "efa 0.0.0.1",
+        "efa_installer": "1.47.0",
+        "libfabric": "2.4.0",
+        "ofi": "1.18.0",
+    }
+
+
+def test_software_that_is_not_there_is_told_and_what_cannot_be_is_left_out(healthy_rig: Rig) -> None:
+    both(bare, efa(1))(healthy_rig)
+    told = healthy_rig.validate().bionemo["environment"]
+    assert {name: told[name] for name in FIRMWARE if name in told} == {
+        "vbios": "96.00.99.00.01", "efa_installer": None, "libfabric": None, "ofi": None,
+    }  # fmt: skip
+
+
+def test_without_a_driver_and_adapters_no_firmware_is_told(healthy_rig: Rig) -> None:
+    both(bare, no_driver)(healthy_rig)
+    assert set(FIRMWARE).isdisjoint(healthy_rig.validate().bionemo["environment"])
 
 
 @pytest.mark.parametrize("variables", [{"DATABRICKS_ENV_VERSION": "4"}, {"DATABRICKS_RUNTIME_VERSION": "17.3"}])

@@ -53,7 +53,8 @@ LEVELS = ("quick", "standard", "full")
 # Of the report's environment, what has to be the same on all nodes of a job.
 _FACTS = (
     "driver", "cuda_driver", "torch", "torch_cuda", "cudnn", "nccl", "lightning", "python", "cuda_toolkit", "kernel",
-    "distribution", "glibc", "container", "instance_type", "databricks_runtime", "ofi", "libfabric",
+    "distribution", "glibc", "container", "instance_type", "databricks_runtime", "vbios", "adapter_firmware",
+    "efa_installer", "libfabric", "ofi",
 )  # fmt: skip
 
 

@@ -48,13 +48,14 @@ class Port:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One device of /sys/class/infiniband. ``node`` is its file in /dev, None where there is none."""
+    """One device of /sys/class/infiniband. ``node`` is its file in /dev; that and ``firmware`` can be None."""
 
     name: str
     driver: str
     ports: tuple[Port, ...]
     node: str | None
     is_open: bool
+    firmware: str | None = None
 
     @property
     def is_efa(self) -> bool:
@@ -88,6 +89,11 @@ class Fabric:
     def efa(self) -> tuple[Adapter, ...]:
         """The adapters of AWS."""
         return tuple(adapter for adapter in self.adapters if adapter.is_efa)
+
+    @property
+    def firmware(self) -> tuple[str, ...]:
+        """What the adapters run, each once with its driver: "mlx5_core 28.39.1002"."""
+        return tuple(sorted({f"{one.driver} {one.firmware}".strip() for one in self.adapters if one.firmware}))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Fabric:
@@ -138,6 +144,7 @@ def _adapters(root: Path) -> Iterator[Adapter]:
             tuple(_ports(folder / name / "ports")),
             node if has_node else None,
             bool(path and os.access(path, os.R_OK | os.W_OK)),
+            files.line(folder / name / "fw_ver") or None,
         )
 
 

@@ -122,6 +122,13 @@ class Machine:
         return host.read()
 
     @property
+    def vbios(self) -> tuple[str, ...]:
+        """The firmware of the GPUs, each version once; none where nobody has asked for their health."""
+        is_asked = "health" in self.__dict__ or self._is_started(nvml.TARGET, _WITH_HEALTH)
+        told = [self.health.of(gpu.index) for gpu in self.gpu_env.gpus] if is_asked else []
+        return tuple(sorted({one.vbios for one in told if one and one.vbios}))
+
+    @property
     def unread_gpu(self) -> int | None:
         """The GPU at which reading the health ended before its time; None if it did not."""
         # A GPU without a handle cannot be asked at all.

@@ -356,8 +356,8 @@ def encounter(undisturbed: None, job: Job, machine: Machine, bionemo_options: Op
 def _place(job: Job, hostname: str) -> Place:
     # torchrun's own store has the port that it gives.
     port = (job.port or _PORT) + (job.launcher == "torchrun")
-    # The tasks of an array have one id; a job of torchrun, or by hand, often has none.
-    meeting = f"{job.id or ''}:{port}"
+    # The tasks of an array have one id, the steps of a job one port; a job of torchrun, or by hand, often has no id.
+    meeting = ":".join(str(part) for part in (job.id or "", job.step, port) if part is not None)
     hosts = list(job.hosts)
     return Place(job.node_rank, job.nodes, job.address or "127.0.0.1", port, hosts, meeting, job.node or hostname)
 

@@ -91,6 +91,7 @@ def test_a_step_of_slurm_is_a_job_of_its_own_nodes() -> None:
         address="node3",
         port=15003,
         node="node4",
+        step=0,
     )
 
 

@@ -233,8 +233,10 @@ def test_jobs_of_one_id_or_of_none_do_not_meet_at_one_desk(tmp_path: Path) -> No
     ]
     meetings = [needs._place(job, "node1").job for job in (one, other, *nameless)]
     assert meetings == ["70:15071", "70:15072", ":29501", ":29501", ":29506", ":29506"]
-    first, second = (needs._place(job, "node1").to_json() for job in (one, other))
-    assert path_of(str(tmp_path), first) != path_of(str(tmp_path), second), "one would remove the other's checkpoint"
+    steps = [replace(one, task=None, step=step) for step in (0, 1)]
+    assert [needs._place(job, "node1").job for job in steps] == ["70:0:15071", "70:1:15071"]
+    folders = {path_of(str(tmp_path), needs._place(job, "node1").to_json()) for job in (one, other, *steps)}
+    assert len(folders) == 4, "one would remove the other's checkpoint"
 
 
 def stopped_rank(place: dict[str, Any]) -> dict[str, Any]:

@@ -253,6 +253,39 @@ def test_lightning_and_scontrol_say_the_same_of_a_step_that_is_part_of_a_job(slu
     assert len(said) == 2
 
 
+_MEETS = """
+import json, os, pathlib, time
+from contextlib import nullcontext
+from pytest_bionemo import needs
+from pytest_bionemo.probes import job
+from pytest_bionemo.workloads.meeting import meet
+step, desks = os.environ["SLURM_STEP_ID"], pathlib.Path(os.environ["DESKS"])
+found = job.read(os.environ)
+place = needs._place(found, "")
+with nullcontext() if found.node_rank else needs._desk(place.port, place.job, 30):
+    if not found.node_rank:
+        (desks / step).touch()
+    ends_at = time.monotonic() + 30
+    while len(list(desks.iterdir())) < 2:
+        assert time.monotonic() < ends_at, "the other step has no desk"
+        time.sleep(0.05)
+    if (step == "0") != (found.node_rank == 0):
+        time.sleep(2)  # one rank of each step comes first: at one desk they would take each other for the others
+    with meet("steps", place.to_json(), 30) as ranks:
+        print(json.dumps(ranks.share("step", step)), flush=True)
+"""
+
+
+def test_two_steps_of_one_job_on_one_first_node_meet_apart(slurm: Slurm, tmp_path: Path) -> None:
+    script = slurm.folder / "meets.py"
+    script.write_text(_MEETS)
+    step = f"srun --overlap --nodes=2 --ntasks-per-node=1 {sys.executable} {script}"
+    told = {"MASTER_ADDR": "127.0.0.1", "DESKS": str(tmp_path), "PYTEST_BIONEMO_DEVICE_NAME": "cpu0"}
+    command = ("salloc", "--nodes=2", "bash", "-c", f"{step} & {step} & wait")
+    out = slurm.run(*command, env={"PATH": os.environ["PATH"], **told}).stdout
+    assert sorted(map(json.loads, out.split("\n")[:-1])) == [["0", "0"], ["0", "0"], ["1", "1"], ["1", "1"]]
+
+
 def test_torchrun_starts_a_node_of_its_job_each(torch_rig: Rig) -> None:
     torch_rig.node = H100x8
     (torch_rig.project / "reports").mkdir()

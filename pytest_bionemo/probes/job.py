@@ -54,8 +54,9 @@ class Job:
     hand). ``id`` is the same on every node and None where nobody gave one. ``node_list`` is as Slurm writes it,
     "node[1-4]", and ``hosts`` its expansion, in the order of the ranks; none where it cannot be known. ``address``
     and ``port`` are where the first node is met. ``task`` is the one of a job array of ``tasks``, ``node`` the name
-    that Slurm or Kubernetes (NODE_NAME, by the downward API) has for this node, by which it can be drained. For a
-    job's batch script, which runs on the first node alone, ``nodes`` is 1.
+    that Slurm or Kubernetes (NODE_NAME, by the downward API) has for this node, by which it can be drained. ``step``
+    is that of a job of Slurm, which can have several at once. For a job's batch script, which runs on the first node
+    alone, ``nodes`` is 1.
     """
 
     launcher: str
@@ -71,6 +72,7 @@ class Job:
     task: int | None = None
     tasks: int | None = None
     node: str | None = None
+    step: int | None = None
 
     @property
     def folder(self) -> str | None:
@@ -157,6 +159,7 @@ def _of_slurm(variables: Mapping[str, str]) -> Job | None:
         task=_array(variables, "SLURM_ARRAY_TASK_ID"),
         tasks=_array(variables, "SLURM_ARRAY_TASK_COUNT"),
         node=node,
+        step=_number(variables, "SLURM_STEP_ID") if is_step else None,
     )
 
 

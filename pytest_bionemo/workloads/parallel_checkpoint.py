@@ -128,8 +128,9 @@ def remove(folder: str, place: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def path_of(folder: str, place: Mapping[str, Any]) -> Path:
-    """The folder of the checkpoint of these ranks: others of this node, or of this array, have another port."""
-    name = f"{Place(**place).host}-{place['port']}"
+    """The folder of the checkpoint of these ranks: others of this node, or of this array, meet elsewhere."""
+    here = Place(**place)
+    name = f"{here.host}-{here.job or here.port}"
     return Path(folder) / f".bionemo-checkpoint-{quote(name, safe='')}"
 
 

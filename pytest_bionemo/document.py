@@ -144,16 +144,16 @@ def environment(machine: Machine) -> dict[str, Any]:
 
 def _firmware(machine: Machine) -> dict[str, str | None]:
     """What GPUs and network adapters run, and EFA's software. What nobody told is left out: that is no difference."""
-    found: dict[str, str | None] = {"vbios": ", ".join(machine.vbios)} if machine.vbios else {}
+    found: dict[str, str | None] = {"vbios": " and ".join(machine.vbios)} if machine.vbios else {}
     fabric = machine.fabric
     if fabric is None:
         return found
     if fabric.firmware:
-        found["adapter_firmware"] = ", ".join(fabric.firmware)
+        found["adapter_firmware"] = " and ".join(fabric.firmware)
     if fabric.efa:
         found["efa_installer"] = fabric.installer
         found["libfabric"] = _library(fabric.libfabric)
-        found["ofi"] = _library(fabric.plugin)
+        found["aws_ofi_nccl"] = _library(fabric.plugin)
     return found
 
 

@@ -343,16 +343,17 @@ def test_firmware_and_network_software_drift_where_they_are_told() -> None:
         "vbios": "96.00.99.00.01",
         "adapter_firmware": "mlx5_core 28.39.1002",
         "libfabric": "2.4.0",
-        "ofi": "1.18.0",
+        "aws_ofi_nccl": "1.18.0",
     }
     nodes = [report(f"node{number}", **usual) for number in range(3)]
     odd = report(
-        "node3", **{**usual, "vbios": "96.00.5E.00.01", "ofi": None, "adapter_firmware": "mlx5_core 28.36.1010"}
+        "node3",
+        **{**usual, "vbios": "96.00.5E.00.01", "aws_ofi_nccl": None, "adapter_firmware": "mlx5_core 28.36.1010"},
     )
     found = fleet(*nodes, odd, report("node4"))
     assert {entry["fact"]: (entry["nodes"], entry["others"]) for entry in found["drift"]} == {
         "adapter_firmware": (3, {"node3": "mlx5_core 28.36.1010"}),
-        "ofi": (3, {"node3": "none"}),
+        "aws_ofi_nccl": (3, {"node3": "none"}),
         "vbios": (3, {"node3": "96.00.5E.00.01"}),
     }
 

@@ -90,7 +90,7 @@ PROFILES: dict[str, tuple[Change, str | None]] = {
 }
 
 
-FIRMWARE = ("vbios", "adapter_firmware", "efa_installer", "libfabric", "ofi")
+FIRMWARE = ("vbios", "adapter_firmware", "efa_installer", "libfabric", "aws_ofi_nccl")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -139,11 +139,11 @@ def test_the_report_tells_firmware_and_network_software(healthy_rig: Rig, option
     healthy_rig.node = H100x8.with_gpu(3, vbios="96.00.5E.00.01")
     told = healthy_rig.validate(*options).bionemo["environment"]
     assert {name: told[name] for name in FIRMWARE} == {
-        "vbios": "96.00.5E.00.01, 96.00.99.00.01",
+        "vbios": "96.00.5E.00.01 and 96.00.99.00.01",
         "adapter_firmware": "efa 0.0.0.1",
         "efa_installer": "1.47.0",
         "libfabric": "2.4.0",
-        "ofi": "1.18.0",
+        "aws_ofi_nccl": "1.18.0",
     }
 
 
@@ -151,7 +151,7 @@ def test_software_that_is_not_there_is_told_and_what_cannot_be_is_left_out(healt
     both(bare, efa(1))(healthy_rig)
     told = healthy_rig.validate().bionemo["environment"]
     assert {name: told[name] for name in FIRMWARE if name in told} == {
-        "vbios": "96.00.99.00.01", "efa_installer": None, "libfabric": None, "ofi": None,
+        "vbios": "96.00.99.00.01", "efa_installer": None, "libfabric": None, "aws_ofi_nccl": None,
     }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ _NAMES = {
     "torch": "PyTorch", "torch_cuda": "CUDA of PyTorch", "torch_error": "PyTorch says", "arch_list": "built for",
     "cudnn": "cuDNN", "nccl": "NCCL", "lightning": "Lightning", "python": "Python",
     "vbios": "VBIOS of the GPUs", "adapter_firmware": "firmware of adapters", "efa_installer": "EFA installer",
-    "libfabric": "libfabric", "ofi": "aws-ofi-nccl", "databricks_runtime": "Databricks Runtime", "job": "job",
+    "libfabric": "libfabric", "aws_ofi_nccl": "aws-ofi-nccl", "databricks_runtime": "Databricks Runtime",
+    "job": "job",
 }  # fmt: skip
 _DEVICE = re.compile(r"(?P<kind>gpu|cpu)(?P<number>[0-9]{1,4})(?P<rest>-.*)?", re.DOTALL)
 _ELSEWHERE = ("variables", "extra", "extra_errors", "platforms", "system")

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pytest_bionemo.reports import DAMAGED, expect_known, read
-from pytest_bionemo.verdict import ReportError, Verdict, fold
+from pytest_bionemo.reports import expect_known, read
+from pytest_bionemo.verdict import DAMAGED, ReportError, Verdict, fold
 
 _SPEC_VERSION = "0.1.0"
 _USAGE_ERROR = 4

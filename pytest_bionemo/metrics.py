@@ -19,9 +19,9 @@ from pytest_bionemo.fleet.folding import SCHEMA_VERSION as FLEET_VERSION
 from pytest_bionemo.fleet.node import TOOL
 from pytest_bionemo.fleet.reading import DEADLINE_S, read_all, seconds
 from pytest_bionemo.report import atomic
-from pytest_bionemo.reports import DAMAGED, expect_known
+from pytest_bionemo.reports import expect_known
 from pytest_bionemo.series import FAMILIES, Part, Sample, of_fleet, of_report
-from pytest_bionemo.verdict import ReportError
+from pytest_bionemo.verdict import DAMAGED, ReportError
 
 SERIES_AT_MOST = 200_000
 """Unless told otherwise: twenty for each of 10,000 nodes. All numbers of eight GPUs are about 1,000."""

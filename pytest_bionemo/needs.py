@@ -380,8 +380,9 @@ def arrival(encounter: Encounter, bionemo_options: Options) -> Iterator[Answer]:
 @pytest.fixture(scope="session")
 def nodes(arrival: Answer, encounter: Encounter) -> Encounter:
     """All nodes of the job, all of them here."""
-    if arrival.value is None or arrival.value["missed"]:
-        wait_for(ESTABLISHED_BY["nodes"], "not every node of the job is here")
+    missed = arrival.failure if arrival.value is None else arrival.value["missed"]
+    if missed:
+        wait_for(ESTABLISHED_BY["nodes"], f"not every node of the job is here: {missed}")
     return encounter
 
 

@@ -5,8 +5,11 @@ Here from the dicts of a report; the fleet has it made from the text, without th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+ABSENT: Final = object()
+"""In the place of what has no key."""
 
 DIED = "???"
 """What pytest-xdist calls the stage of a test whose process died."""
@@ -62,7 +65,7 @@ class Record(Protocol):
 
 
 class Number(Protocol):
-    """One measurement; ``test`` is None for those of our own checks."""
+    """One measurement; ``test`` is ABSENT for those of our own checks."""
 
     @property
     def name(self) -> Any: ...
@@ -133,19 +136,22 @@ def numbers(run: Mapping[str, Any]) -> list[Number]:
 
     :raises AttributeError, LookupError, TypeError: if it is damaged.
     """
+    measured = run.get("measurements", [])
+    if not isinstance(measured, list):
+        raise TypeError("its measurements are no list")
     return [
-        _Number(one["name"], one["value"], one["unit"], one["device"], one["ci95"], one.get("test"))
-        for one in run.get("measurements", ())
+        _Number(one["name"], one["value"], one["unit"], one["device"], one["ci95"], one.get("test", ABSENT))
+        for one in measured
     ]
 
 
-def tests(report: Mapping[str, Any]) -> Iterator[Record]:
+def tests(report: Mapping[str, Any]) -> list[Record]:
     """The tests of a report, in its order.
 
     :raises AttributeError, LookupError, TypeError: if it is damaged.
     """
-    for test in report.get("tests", ()):
-        yield _Record(
+    return [
+        _Record(
             nodeid=test["nodeid"],
             outcome=test.get("outcome"),
             setup=_stage(test, "setup"),
@@ -154,8 +160,12 @@ def tests(report: Mapping[str, Any]) -> Iterator[Record]:
             died=_stage(test, DIED),
             user_properties=test.get("user_properties", ()),
         )
+        for test in report.get("tests", ())
+    ]
 
 
 def _stage(test: Mapping[str, Any], name: str) -> Stage:
-    said = test.get(name)
-    return _NO_STAGE if said is None else _Stage(said.get("outcome"), said.get("longrepr"), said.get("crash"))
+    if name not in test:
+        return _NO_STAGE
+    said = test[name]
+    return _Stage(said.get("outcome"), said.get("longrepr"), said.get("crash"))

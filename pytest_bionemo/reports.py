@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_bionemo import verdict as verdicts
 from pytest_bionemo.model import Action, Gpu, Measurement, Outcome, VerdictName
 from pytest_bionemo.report import cell, terminal
-from pytest_bionemo.verdict import SCHEMA_VERSION, ReportError
+from pytest_bionemo.verdict import DAMAGED, SCHEMA_VERSION, ReportError
 
 if TYPE_CHECKING:
     import pandas
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 _WIDTH = 80
 _NAMED_AT_MOST = 3
 _STAGES = ("setup", "call", "teardown")
-# What a document that is damaged makes whoever reads it raise: 1e999 is an infinity to JSON.
-DAMAGED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 class NotReady(Exception):

@@ -162,7 +162,7 @@ class Validation:
             option.json_report = True
             option.json_report_file = None  # ours is written atomically, and elsewhere
             option.json_report_verbosity = 0  # no line about the file that it does not write
-            # A tenth of a document of which 10,000 nodes write one each: the marks of checks are in their source.
+            # 10,000 nodes write a document each, and the marks of checks are in their source.
             option.json_report_omit = [*option.json_report_omit, "keywords"]
         option.json_report_summary = False  # it would drop the tests
         # A new list: the default is one list that every run shares. Log records can hold what no worker of

@@ -31,6 +31,10 @@ _TEXTS = tuple(
 _ALL_TEXT = {str}
 
 
+# What a document that is damaged makes whoever reads it raise: 1e999 is an infinity to JSON.
+DAMAGED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+
+
 class ReportError(ValueError):
     """The document is no report of a validation run."""
 
@@ -93,7 +97,7 @@ def fold(report: Mapping[str, Any]) -> Verdict:
     run = run_of(report)
     try:
         return fold_run(run, report.get("exitcode"), records.checks(run), records.tests(report))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         said = f"{type(error).__name__}: {error}"
         raise ReportError(f"not a report of pytest --bionemo-validate: it is damaged ({said})") from error
 
@@ -109,7 +113,7 @@ def run_of(report: Mapping[str, Any]) -> Mapping[str, Any]:
     return run
 
 
-def fold_run(run: Mapping[str, Any], exitcode: Any, checks: Sequence[Check], tests: Iterable[Record]) -> Verdict:
+def fold_run(run: Mapping[str, Any], exitcode: Any, checks: Sequence[Check], tests: Sequence[Record]) -> Verdict:
     """Form the verdict from what was read of a report; what is damaged raises whatever it does.
 
     :param run: its key ``bionemo``, of which ``checks`` is not read.
@@ -170,12 +174,12 @@ def exit_status(verdict: Verdict, require: str, pytest_status: int) -> int:
 # ----------------------------------------------------------------------------------------------- each check
 
 
-def _results(checks: Iterable[Check], tests: Iterable[Record], deselected: Container[str]) -> list[Result]:
+def _results(checks: Iterable[Check], tests: Sequence[Record], deselected: Container[str]) -> list[Result]:
     """How each check ended. Reports of a fleet have millions of them: what nearly all say is looked for first."""
     by_id = {test.nodeid: test for test in tests}
     ids = {check.id for check in checks}
     if not by_id.keys() <= ids:
-        by_id = {_plain_id(nodeid, ids): test for nodeid, test in by_id.items()}
+        by_id = {_plain_id(test.nodeid, ids): test for test in tests}
     return [_result(check, by_id.get(check.id), deselected) for check in checks]
 
 
@@ -224,7 +228,7 @@ def _properties(entries: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     """What the check and others have put on record; the last word counts."""
     said: dict[str, Any] = {}
     for entry in entries:
-        said.update(entry)
+        said.update(entry.items())
     return said
 
 

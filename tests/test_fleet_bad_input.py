@@ -24,9 +24,12 @@ from fleets import Json, begun, document_of, fleet, job, report, save, status, w
 from pytest_bionemo.fleet import decoding, node, sources
 from pytest_bionemo.fleet.node import Node, read, shown
 from pytest_bionemo.verdict import ReportError, fold
+from test_report import NUMBER
 
 READY = json.dumps(report("node1"), indent=1).encode()
 HOSTILE = "\x1b[2J<script>alert(1)</script>\u202egnp.\n../../etc/passwd"
+
+RATE = {**NUMBER, "unit": "GB/s"}
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
 
@@ -216,6 +219,25 @@ def test_mutated_reports_are_read_alike_with_and_without_msgspec(monkeypatch: py
             assert node_or_reason(content) == quickly
         kept += isinstance(quickly, Node)
     assert 1_000 < kept < 3_000
+
+
+@pytest.mark.parametrize(
+    "measurements",
+    [{}, "", 7, [{**RATE, "value": True, "ci95": 3}], [{**RATE, "ci95": [1]}], [{"name": "x"}], [None]],
+)
+def test_damaged_measurements_make_a_report_unreadable(measurements: Any) -> None:
+    damaged = report("node1")
+    damaged["bionemo"]["measurements"] = measurements
+    assert "damaged" in why_not(json.dumps(damaged).encode())
+
+
+def test_what_somebody_else_has_measured_is_not_compared() -> None:
+    for test in ("tests/test_mine.py::test_speed", None):
+        mine = report("node1")
+        mine["bionemo"]["measurements"] = [{**RATE, "test": test}]
+        assert not read(json.dumps(mine).encode(), "r/node1.json").numbers.value
+    del mine["bionemo"]["measurements"][0]["test"]
+    assert len(read(json.dumps(mine).encode(), "r/node1.json").numbers.value) == 1
 
 
 def node_or_reason(content: bytes) -> Node | str:

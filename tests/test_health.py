@@ -282,7 +282,7 @@ def test_the_codes_are_those_of_nvml() -> None:
     script = (
         "import pynvml as n\n"
         "from pytest_bionemo.probes import health as h\n"
-        "from pytest_bionemo.checks import health as c\n"
+        "from pytest_bionemo.checks.health import heat as c, settings as s\n"
         "assert (h.CORRUPTED_INFOROM, h.GPU_IS_LOST, h.RESET_REQUIRED) == (\n"
         "    n.NVML_ERROR_CORRUPTED_INFOROM, n.NVML_ERROR_GPU_IS_LOST, n.NVML_ERROR_RESET_REQUIRED)\n"
         "named = {code: n.NVMLError(code).__class__.__name__ for code in h._UNSUPPORTED}\n"
@@ -290,7 +290,7 @@ def test_the_codes_are_those_of_nvml() -> None:
         "assert (c._HW_SLOWDOWN, c._SW_THERMAL, c._HW_THERMAL, c._HW_POWER_BRAKE) == (\n"
         "    n.nvmlClocksThrottleReasonHwSlowdown, n.nvmlClocksThrottleReasonSwThermalSlowdown,\n"
         "    n.nvmlClocksThrottleReasonHwThermalSlowdown, n.nvmlClocksThrottleReasonHwPowerBrakeSlowdown)\n"
-        "assert (c._PROHIBITED, h._EXCLUSIVE_PROCESS) == (\n"
+        "assert (s._PROHIBITED, h._EXCLUSIVE_PROCESS) == (\n"
         "    n.NVML_COMPUTEMODE_PROHIBITED, n.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS)\n"
         "fields = ('SLOWDOWN', 194), ('GPU_MAX', 196)\n"
         "assert (h._SLOWDOWN_TLIMIT_FIELD, h._OPERATING_TLIMIT_FIELD) == tuple(\n"

@@ -91,8 +91,21 @@ def test_a_step_of_slurm_is_a_job_of_its_own_nodes() -> None:
         address="node3",
         port=15003,
         node="node4",
-        step=0,
+        step="0",
     )
+
+
+@pytest.mark.parametrize(("said", "step"), [("", None), ("4294967291", "4294967291"), ("extern", "extern")])
+def test_a_step_may_be_called_anything(said: str, step: str | None) -> None:
+    found = jobs.read(STEP | {"SLURM_STEP_ID": said})
+    assert found
+    assert (found.step, found.nodes) == (step, 2)
+
+
+def test_an_id_that_is_no_text_names_a_folder_all_the_same() -> None:
+    found = jobs.read(TORCHRUN | {"TORCHELASTIC_RUN_ID": "\udcff"})
+    assert found
+    assert found.folder == "job-%FF"
 
 
 def test_a_batch_script_runs_on_one_node_and_belongs_to_its_array() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from pytest_bionemo.probes.child import Child
 from pytest_bionemo.probes.job import Job
 from pytest_bionemo.ranks import leaving_out
 from pytest_bionemo.worker import Device, Trouble, Workers, WorkloadFailed
-from pytest_bionemo.workloads.meeting import _MARGIN_S, PORTS, Place, arrive, say_absent, staying
+from pytest_bionemo.workloads.meeting import _MARGIN_S, GREETING, PORTS, Place, arrive, say_absent, staying
 from pytest_bionemo.workloads.parallel_checkpoint import path_of
 
 HOSTS = ("node1", "node2", "node3")
@@ -183,6 +186,37 @@ def test_a_desk_takes_the_next_port_when_another_program_has_the_one_of_the_job(
         desk.close()
 
 
+def test_what_a_desk_says_to_a_rank_that_leaves_cuts_off_no_last_word() -> None:
+    """Otherwise the desk takes it for one that died, and blames it to all that are still on their way."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        desk = threading.Thread(target=keep_a_desk_that_talks_on, args=(listening, heard))
+        desk.start()
+        place = Place(0, 1, "127.0.0.1", listening.getsockname()[1], ["node1"], "job 1").to_json()
+        began = time.monotonic()
+        assert arrive(place, 30) == {"missed": None, "blames": []}
+        assert time.monotonic() - began < 10
+        desk.join(30)
+    assert heard, "the connection was reset"
+    assert b'{"left": true}' in heard[0].splitlines()
+
+
+def keep_a_desk_that_talks_on(listening: socket.socket, heard: list[bytes]) -> None:
+    """It has told all that they have met, and hears the rest when the rank has long said it."""
+    connection, _ = listening.accept()
+    with connection, suppress(ConnectionError):
+        connection.sendall(json.dumps({"desk": GREETING, "job": "job 1"}).encode() + b"\n")
+        received = connection.recv(1 << 16)
+        rank = {"rank": 0, "node": 0, "local": 0, "host": "node1", "device": "cpu0"}
+        connection.sendall(json.dumps({"met": [rank]}).encode() + b"\n")
+        for _ in range(50):
+            connection.sendall(b'{"here": true}\n')
+            time.sleep(0.01)
+        while chunk := connection.recv(1 << 16):
+            received += chunk
+        heard.append(received)
+
+
 def test_a_desk_without_a_port_says_so() -> None:
     with pytest.raises(DeskError, match="could not be started on port 70000: "):
         Desk(70000, "job 1")
@@ -233,10 +267,12 @@ def test_jobs_of_one_id_or_of_none_do_not_meet_at_one_desk(tmp_path: Path) -> No
     ]
     meetings = [needs._place(job, "node1").job for job in (one, other, *nameless)]
     assert meetings == ["70:15071", "70:15072", ":29501", ":29501", ":29506", ":29506"]
-    steps = [replace(one, task=None, step=step) for step in (0, 1)]
+    steps = [replace(one, task=None, step=step) for step in ("0", "1")]
     assert [needs._place(job, "node1").job for job in steps] == ["70:0:15071", "70:1:15071"]
     folders = {path_of(str(tmp_path), needs._place(job, "node1").to_json()) for job in (one, other, *steps)}
     assert len(folders) == 4, "one would remove the other's checkpoint"
+    endless = replace(one, id="\udcff" * 300)
+    path_of(str(tmp_path), needs._place(endless, "node1").to_json()).mkdir()
 
 
 def stopped_rank(place: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_bionemo.model import Gpu, GpuEnv, MigDevice, NvmlFailure
+from pytest_bionemo.probes import child as child_module
 from pytest_bionemo.probes import host, libraries, nvml, packages, toolkit, visible
 from pytest_bionemo.probes import torch_build as torch_probe
 from pytest_bionemo.probes.child import Answer, Child, describe_death
@@ -139,6 +140,12 @@ def test_a_child_has_the_path_of_its_parent_and_an_empty_stdin(acts: Path) -> No
 
 def test_a_large_answer_arrives_whole(acts: Path) -> None:
     assert answer_of("large") == Answer({"text": "x" * 1_000_000})
+
+
+def test_an_answer_that_comes_while_nobody_looks_is_read(acts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at the pipe the child can answer and end, all the more on a machine that is busy."""
+    monkeypatch.setattr(child_module, "_GLANCE_S", 1e-6)
+    assert [answer_of("variable") for _ in range(20)] == [Answer({"value": None})] * 20
 
 
 def test_an_answer_is_given_again_without_asking_again(acts: Path) -> None:

@@ -362,6 +362,44 @@ def test_the_group_of_a_distributed_run_is_no_part_of_the_id() -> None:
     assert fold_one(ran(f"{LOADS}@gpu")).is_ready
 
 
+@pytest.mark.parametrize(
+    "ids", [[LOADS, f"{LOADS}@gpu", LOADS], [f"{LOADS}@gpu", LOADS, f"{LOADS}@gpu"], [LOADS, LOADS, LOADS]]
+)
+def test_of_several_tests_of_one_check_the_last_one_counts(ids: list[str]) -> None:
+    first, second, last = (ran(nodeid) for nodeid in ids)
+    assert fold(document([declared()], [first, second, last])).is_ready
+    assert not fold(document([declared()], [first, second, last | {"outcome": "failed"}])).is_ready
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        [["bionemo_outcome", "passed"]],
+        [[["bionemo_outcome", "passed"]]],
+        {"bionemo_outcome": "passed"},
+        "bionemo_outcome",
+        [None],
+        7,
+    ],
+)
+def test_properties_of_another_form_make_the_report_a_damaged_one(properties: Any) -> None:
+    with pytest.raises(ReportError, match="damaged"):
+        fold_one(ran() | {"user_properties": properties})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("said", [None, "passed", 7, []])
+def test_a_stage_that_is_no_object_makes_the_report_a_damaged_one(stage: str, said: Any) -> None:
+    with pytest.raises(ReportError, match="damaged"):
+        fold_one({**ran(), stage: said}, severity="warning")
+
+
+@pytest.mark.parametrize("status", [float("inf"), float("-inf"), [], "x"])
+def test_an_exit_status_that_is_no_number_makes_the_report_a_damaged_one(status: Any) -> None:
+    with pytest.raises(ReportError, match="damaged"):
+        fold(document(exitcode=status))
+
+
 def test_an_at_sign_in_a_parameter_stays() -> None:
     nodeid = "bionemo/driver::answers[a@b]"
     assert fold(document([declared(nodeid)], [ran(nodeid)])).is_ready

@@ -1,4 +1,4 @@
-"""The shipped checks: one module is one topic, one section of the report, one line on the terminal."""
+"""The shipped checks: one module, or package, is one topic, one section of the report, one line on the terminal."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 from msgspec import Struct, field
 from msgspec.json import Decoder
 
-from pytest_bionemo.records import DIED
+from pytest_bionemo.records import ABSENT, DIED
 
 
 class _Stage(Struct, frozen=True, gc=False):
@@ -53,7 +53,7 @@ class _Number(Struct, frozen=True, gc=False):
     unit: Any
     device: Any
     ci95: Any
-    test: Any = None
+    test: Any = ABSENT
 
 
 class _Check(Struct, frozen=True, gc=False):

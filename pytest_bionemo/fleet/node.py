@@ -22,10 +22,10 @@ from pytest_bionemo import records
 from pytest_bionemo.fleet import findings, hosts
 from pytest_bionemo.model import Gpu, VerdictName, describe_gpus
 from pytest_bionemo.report import hyperpod
-from pytest_bionemo.reports import DAMAGED, expect_known
+from pytest_bionemo.reports import expect_known
 from pytest_bionemo.showing import shown as shown
 from pytest_bionemo.terms import DEFAULT_REPORT
-from pytest_bionemo.verdict import SCHEMA_VERSION, ReportError, Verdict, fold_run, run_of
+from pytest_bionemo.verdict import DAMAGED, SCHEMA_VERSION, ReportError, Verdict, fold_run, run_of
 
 JOB_FOLDER = "job-"
 """Begins the name of the folder in which the reports of one job lie."""
@@ -183,9 +183,7 @@ def _parse(content: bytes) -> _Report:
     if version != SCHEMA_VERSION:
         raise ReportError(f"its schema version is {version}, and this pytest-bionemo reads {SCHEMA_VERSION}")
     run = run_of(document)
-    return _Report(
-        run, document.get("exitcode"), records.checks(run), list(records.tests(document)), records.numbers(run)
-    )
+    return _Report(run, document.get("exitcode"), records.checks(run), records.tests(document), records.numbers(run))
 
 
 def _node(report: _Report, path: str) -> Node:
@@ -331,7 +329,12 @@ def _numbers(run: Mapping[str, Any], measured: Sequence[records.Number]) -> Numb
     compared = cache(is_compared)
     for one in measured[:_NUMBERS_AT_MOST]:
         value, unit = one.value, one.unit
-        if not compared(unit) or one.test is not None or type(value) not in _NUMBER or not 0 < value < math.inf:
+        if (
+            not compared(unit)
+            or one.test is not records.ABSENT
+            or not isinstance(value, _NUMBER)
+            or not 0 < value < math.inf
+        ):
             continue
         device = text(one.device) if one.device else ""
         key = (text(one.name), unit, models.get(device, unknown))

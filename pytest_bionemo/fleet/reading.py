@@ -173,7 +173,8 @@ def _serve(connection: Connection, read: _Read[_Thing], inherited: Iterable[Conn
     gc.disable()
     # glibc gives the memory of each document back, and takes a tenth of the time to get it again for the next one,
     # unless so large a piece has been freed before. Nothing is written there: it takes no memory.
-    bytes(_LARGE)
+    with suppress(MemoryError):
+        bytes(_LARGE)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             connection.send(_made(read, *connection.recv()))

@@ -11,9 +11,9 @@ from typing import Any
 from pytest_bionemo.baseline import UNSOUND, Baseline, Circumstances, Earlier
 from pytest_bionemo.history.store import Store, StoreError, folder, load, machine_of
 from pytest_bionemo.probes.child import Child
-from pytest_bionemo.reports import DAMAGED, Report
+from pytest_bionemo.reports import Report
 from pytest_bionemo.showing import shown
-from pytest_bionemo.verdict import ReportError, is_complete
+from pytest_bionemo.verdict import DAMAGED, ReportError, is_complete
 
 LAST = "last"
 """Stands for the newest run of this machine in its store."""

@@ -17,8 +17,8 @@ from pytest_bionemo.history.baselines import LAST
 from pytest_bionemo.history.compare import compare
 from pytest_bionemo.history.store import VARIABLE, Store, Stored, StoreError, check_name, folder, load
 from pytest_bionemo.report import atomic
-from pytest_bionemo.reports import DAMAGED, Report
-from pytest_bionemo.verdict import ReportError
+from pytest_bionemo.reports import Report
+from pytest_bionemo.verdict import DAMAGED, ReportError
 
 _USAGE_ERROR = 4
 _PROGRAM = "python -m pytest_bionemo history"

@@ -22,9 +22,9 @@ from typing import Any
 from pytest_bionemo.baseline import Circumstances
 from pytest_bionemo.fleet import sources
 from pytest_bionemo.report import atomic
-from pytest_bionemo.reports import DAMAGED, Report
+from pytest_bionemo.reports import Report
 from pytest_bionemo.terms import RUN_NAME
-from pytest_bionemo.verdict import ReportError
+from pytest_bionemo.verdict import DAMAGED, ReportError
 
 VARIABLE = "PYTEST_BIONEMO_STORE"
 _FILE = re.compile(rf"(?P<number>\d{{4,}})_(?P<name>{RUN_NAME})\.json", re.ASCII)

@@ -15,8 +15,7 @@ from pytest_bionemo.page.shell import render
 from pytest_bionemo.page.soundness import expect_sound
 from pytest_bionemo.page.todo import blocks_of, finding_of
 from pytest_bionemo.page.values import finite, listed, pieces, text, texts
-from pytest_bionemo.reports import DAMAGED
-from pytest_bionemo.verdict import ReportError
+from pytest_bionemo.verdict import DAMAGED, ReportError
 
 _VALUES_AT_MOST = 12
 _STATUSES = ("failing", "unknown", "missing", "passing")

@@ -17,8 +17,8 @@ from pytest_bionemo.page import machine, numbers
 from pytest_bionemo.page.drawing import LANES_AT_MOST, strip
 from pytest_bionemo.page.shell import render
 from pytest_bionemo.page.values import finite
-from pytest_bionemo.reports import DAMAGED, expect_known
-from pytest_bionemo.verdict import ReportError, Result, Verdict, fold, results
+from pytest_bionemo.reports import expect_known
+from pytest_bionemo.verdict import DAMAGED, ReportError, Result, Verdict, fold, results
 
 # What a page calls the end of a check, and the order of these words: worst first.
 _WORDS = {

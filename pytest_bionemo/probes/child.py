@@ -110,6 +110,7 @@ class Child:
                 except subprocess.TimeoutExpired as late:
                     out, err = late.stdout or b"", late.stderr or b""
                     if self._process.poll() is not None:
+                        out, err = self._rest()
                         break
                     look()
         status = self._process.poll()
@@ -123,6 +124,13 @@ class Child:
         if value is None:
             return Answer(None, f"its answer is not JSON: {out[:80]!r}", before)
         return Answer(value, None, before)
+
+    def _rest(self) -> tuple[bytes, bytes]:
+        """All that it said, once it has ended: it can have answered since it was looked at."""
+        try:
+            return self._process.communicate(timeout=_READING_S)
+        except subprocess.TimeoutExpired as late:  # something that it has started holds its pipes open
+            return late.stdout or b"", late.stderr or b""
 
     def _kill(self) -> bytes:
         """End the child; what it had written to stderr by then."""

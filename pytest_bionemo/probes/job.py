@@ -72,12 +72,12 @@ class Job:
     task: int | None = None
     tasks: int | None = None
     node: str | None = None
-    step: int | None = None
+    step: str | None = None
 
     @property
     def folder(self) -> str | None:
         """The name of a folder for this job's reports, 'job-1234'; None where the job has no id."""
-        return f"job-{quote(self.id, safe='')}" if self.id else None
+        return f"job-{quote(self.id, safe='', errors='surrogateescape')}" if self.id else None
 
     @property
     def is_one_of_many(self) -> bool:
@@ -159,7 +159,7 @@ def _of_slurm(variables: Mapping[str, str]) -> Job | None:
         task=_array(variables, "SLURM_ARRAY_TASK_ID"),
         tasks=_array(variables, "SLURM_ARRAY_TASK_COUNT"),
         node=node,
-        step=_number(variables, "SLURM_STEP_ID") if is_step else None,
+        step=(variables["SLURM_STEP_ID"] or None) if is_step else None,
     )
 
 

@@ -12,7 +12,7 @@ _IN_LINES = frozenset({"tests", "collectors", "checks", "measurements", "not_run
 def dumps(document: Mapping[str, Any]) -> str:
     """The JSON of a report, indented by one space, with a line for each test, check, measurement and gap.
 
-    What JSON has no type for is written as text.
+    What JSON has no type for is written as text, and so are names that are none.
 
     :raises ValueError: if it holds a number that JSON has none for, such as an infinity.
     """

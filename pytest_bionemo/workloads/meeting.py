@@ -194,6 +194,7 @@ class Meeting:
         self._changed = threading.Condition()
         self._is_closed = threading.Event()
         self._thread = threading.get_ident()
+        self._attendant: threading.Thread | None = None
         self._missed: Missed | None = None
         self._has_met = False
         self._shared: dict[str, list[Any]] = {}
@@ -293,6 +294,7 @@ class Meeting:
     def _arrive(self) -> None:
         self._connection = _connect(self._place, self._ends_at)
         self._connection.settimeout(self._silence_s)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         local = _local_rank()
         self._send(
             join=self._name,
@@ -305,7 +307,8 @@ class Meeting:
             device=os.environ.get(NAME) or f"device {local}",
             deadline_s=self._ends_at - time.monotonic(),
         )
-        threading.Thread(target=self._attend, name="pytest-bionemo desk", daemon=True).start()
+        self._attendant = threading.Thread(target=self._attend, name="pytest-bionemo desk", daemon=True)
+        self._attendant.start()
         self._wait_for(lambda: self._has_met)
 
     def _leave(self) -> None:
@@ -326,11 +329,25 @@ class Meeting:
         return None if is_own else missed
 
     def _close(self) -> None:
+        """Let the desk close first: what it says while this rank leaves would cut off this rank's last words.
+
+        The kernel answers what comes to a closed connection by a reset, and drops what it has not sent yet. The desk
+        would take a rank that left for one that died, and tell those that are still on their way.
+        """
         self._is_closed.set()
-        if self._connection is not None:
-            with self._sending, suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-            self._connection.close()
+        if self._connection is None:
+            return
+        ends_at = time.monotonic() + _PATIENCE_S
+        with suppress(OSError):
+            with self._sending:
+                self._connection.shutdown(socket.SHUT_WR)
+            if self._attendant is not None:
+                self._attendant.join(_PATIENCE_S)
+            while (left := ends_at - time.monotonic()) > 0:
+                self._connection.settimeout(left)
+                if not self._connection.recv(1 << 16):
+                    break
+        self._connection.close()
 
     # ------------------------------------------------------------------------------------------ talking
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -130,8 +131,9 @@ def remove(folder: str, place: Mapping[str, Any]) -> dict[str, bool]:
 def path_of(folder: str, place: Mapping[str, Any]) -> Path:
     """The folder of the checkpoint of these ranks: others of this node, or of this array, meet elsewhere."""
     here = Place(**place)
-    name = f"{here.host}-{here.job or here.port}"
-    return Path(folder) / f".bionemo-checkpoint-{quote(name, safe='')}"
+    # An id can be of any length, and a name cannot.
+    meeting = sha256(here.job.encode(errors="surrogateescape")).hexdigest()[:12]
+    return Path(folder) / f".bionemo-checkpoint-{quote(here.host, safe='')}-{here.port}-{meeting}"
 
 
 def _agree(ranks: Meeting, path: Path) -> Path:

@@ -12,7 +12,7 @@ import statistics
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_bionemo.fleet.node import Numbers
 from pytest_bionemo.fleet.spread import Spread, estimate
@@ -35,18 +35,28 @@ _CONSISTENTLY = 0.75
 _ALMOST = 1 - 1e-9
 
 Quantity = tuple[str, str, str]
-
-
 Owner = tuple[str, str]
 
 
 class _Values:
-    """All values of one quantity, as columns: whose, the logarithm as of a duration, and how uncertain that is."""
+    """All values of one quantity, as columns: the logarithm as of a duration, and how uncertain that is."""
 
     def __init__(self) -> None:
-        self.owners = array("L")
         self.logs = array("d")
         self.errors = array("f")
+
+
+class _Ruler(NamedTuple):
+    """What the values of a quantity are held against, which come in the order of the hosts.
+
+    ``usual_error`` is how uncertain most are; what is nearer than ``nearest`` deviations is none of the slow.
+    """
+
+    quantity: Quantity
+    spread: Spread
+    usual_error: float
+    nearest: float
+    values: Iterator[tuple[float, float]]
 
 
 class _Offs:
@@ -57,62 +67,93 @@ class _Offs:
         self.slower = array("f")
 
 
+class _Off(NamedTuple):
+    """How far off one device is in all that was measured."""
+
+    owner: Owner
+    distance: float
+    slower: float
+
+
 def find(numbers: Mapping[str, Numbers]) -> dict[str, Any]:
     """The document's ``stragglers``, and ``spreads``: what the fleet's values are like, and what they could show.
 
     :param numbers: the measurements of each host.
     """
-    owners, quantities = _collect(numbers)
     # A quarter of the doubt is for single numbers, which are many, the rest for all numbers of a device together.
     sizes = {host: _SINGLES * len(found.value) for host, found in numbers.items()}
     typical = statistics.median(sizes.values()) if sizes else 1.0
     fewest = min(filter(None, sizes.values()), default=1.0)
-    devices: dict[tuple[str, int], _Offs] = defaultdict(_Offs)
-    stragglers: list[dict[str, Any]] = []
+    rulers: dict[Quantity, _Ruler] = {}
     spreads: list[dict[str, Any]] = []
-    for quantity in sorted(quantities):
-        values = quantities.pop(quantity)
-        if len(values.logs) < FEWEST:
-            continue
-        spread = estimate(values.logs)
-        spreads.append(_describe(quantity, len(values.logs), spread, typical))
-        usual_error = statistics.median(values.errors)
-        # A node with few values is the first to be sure of; nearly all values are nearer than that.
-        nearest = _ALMOST * spread.distance_of(CONFIDENCE, fewest)
-        model, middle, usual = quantity[2], spread.middle, spread.deviation
-        for owner, log, error in zip(values.owners, values.logs, values.errors, strict=True):
-            slower = log - middle
-            # What is less certain than usual has to be further out.
-            doubt = error**2 - usual_error**2 if error > usual_error else 0.0
-            distance = slower / (math.sqrt(usual**2 + doubt) if doubt else usual)
-            off = devices[model, owner]
-            off.distances.append(distance)
-            off.slower.append(slower)
-            if distance >= nearest and (
-                one := _straggler(owners[owner], quantity[0], slower, distance, spread, sizes[owners[owner][0]])
-            ):
-                stragglers.append({**one, **_in_unit(quantity, log, spread)})
-    stragglers += _together(devices, owners, {host: _TOGETHER * len(one.devices) for host, one in numbers.items()})
+    for quantity, values in sorted(_collect(numbers).items()):
+        if len(values.logs) >= FEWEST:
+            rulers[quantity] = _ruler(quantity, values, fewest)
+            spreads.append(_describe(quantity, len(values.logs), rulers[quantity].spread, typical))
+    stragglers: list[dict[str, Any]] = []
+    by_model: dict[str, list[_Off]] = defaultdict(list)
+    for host in sorted(numbers):
+        stragglers += _hold(host, numbers[host], rulers, sizes[host], by_model)
+    stragglers += _together(by_model, {host: _TOGETHER * len(one.devices) for host, one in numbers.items()})
     stragglers.sort(key=lambda entry: (-entry["effect"], entry["host"], entry["device"] or "", entry["measurement"]))
     return {"stragglers": stragglers, "spreads": spreads}
 
 
-def _collect(numbers: Mapping[str, Numbers]) -> tuple[list[Owner], dict[Quantity, _Values]]:
-    """Every device, as host and name, and the values of each quantity."""
-    owners: list[Owner] = []
+def _collect(numbers: Mapping[str, Numbers]) -> dict[Quantity, _Values]:
+    """The values of each quantity, in the order of the hosts."""
     quantities: dict[Quantity, _Values] = defaultdict(_Values)
     for host in sorted(numbers):
-        found, first = numbers[host], len(owners)
-        owners += [(host, device) for device in found.devices]
+        found = numbers[host]
         places = [(quantities[key], 1.0 if key[1] == "s" else -1.0) for key in found.quantities]
-        columns = zip(found.quantity, found.device, found.value, found.half_width, strict=True)
-        for quantity, device, value, half_width in columns:
+        for quantity, value, half_width in zip(found.quantity, found.value, found.half_width, strict=True):
             values, sign = places[quantity]
-            values.owners.append(first + device)
             values.logs.append(sign * math.log(value))
             # Half of a confidence interval of 95 % is two standard errors.
             values.errors.append(min(1.0, half_width / 2 / value) if math.isfinite(half_width) else 1.0)
-    return owners, quantities
+    return quantities
+
+
+def _ruler(quantity: Quantity, values: _Values, fewest: float) -> _Ruler:
+    """:param fewest: values of a node, which is the first to be sure of."""
+    spread = estimate(values.logs)
+    return _Ruler(
+        quantity,
+        spread,
+        usual_error=statistics.median(values.errors),
+        nearest=_ALMOST * spread.distance_of(CONFIDENCE, fewest),
+        values=zip(values.logs, values.errors, strict=True),
+    )
+
+
+def _hold(
+    host: str, found: Numbers, rulers: Mapping[Quantity, _Ruler], size: float, by_model: Mapping[str, list[_Off]]
+) -> Iterator[dict[str, Any]]:
+    """The stragglers of one host; how far off its devices are is added to those of their models."""
+    own = [rulers.get(key) for key in found.quantities]
+    devices: dict[tuple[str, int], _Offs] = defaultdict(_Offs)
+    for number, device in zip(found.quantity, found.device, strict=True):
+        ruler = own[number]
+        if ruler is None:
+            continue
+        quantity, spread, usual_error, nearest, values = ruler
+        log, error = next(values)
+        slower = log - spread.middle
+        # What is less certain than usual has to be further out.
+        doubt = error**2 - usual_error**2 if error > usual_error else 0.0
+        distance = slower / (math.sqrt(spread.deviation**2 + doubt) if doubt else spread.deviation)
+        off = devices[quantity[2], device]
+        off.distances.append(distance)
+        off.slower.append(slower)
+        if distance >= nearest:
+            owner = (host, found.devices[device])
+            if one := _straggler(owner, quantity[0], slower, distance, spread, size):
+                yield {**one, **_in_unit(quantity, log, spread)}
+    for (model, device), off in devices.items():
+        if len(off.distances) >= _FEWEST_TOGETHER:
+            # The one of which three quarters are further out: one slow quantity is not most of them.
+            consistent = sorted(off.distances)[int((1 - _CONSISTENTLY) * len(off.distances))]
+            slower = _middle(off.slower) if consistent > 0 else 0.0
+            by_model[model].append(_Off((host, found.devices[device]), _middle(off.distances), slower))
 
 
 def _straggler(
@@ -142,24 +183,15 @@ def _in_unit(quantity: Quantity, log: float, spread: Spread) -> dict[str, Any]:
     return {"value": math.exp(sign * log), "unit": quantity[1], "median": math.exp(sign * spread.middle)}
 
 
-def _together(
-    devices: Mapping[tuple[str, int], _Offs], owners: Sequence[Owner], sizes: Mapping[str, float]
-) -> Iterator[dict[str, Any]]:
+def _together(by_model: Mapping[str, Sequence[_Off]], sizes: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     """Devices that are slower in nearly everything, by the middle of how far off they are."""
-    by_model: dict[str, list[tuple[Owner, float, float]]] = defaultdict(list)
-    for (model, owner), off in devices.items():
-        if len(off.distances) >= _FEWEST_TOGETHER:
-            # The one of which three quarters are further out: one slow quantity is not most of them.
-            consistent = sorted(off.distances)[int((1 - _CONSISTENTLY) * len(off.distances))]
-            slower = _middle(off.slower) if consistent > 0 else 0.0
-            by_model[model].append((owners[owner], _middle(off.distances), slower))
-    for entries in by_model.values():
-        if len(entries) < FEWEST:
+    for offs in by_model.values():
+        if len(offs) < FEWEST:
             continue
-        spread = estimate([distance for _, distance, _ in entries])
-        for device, distance, slower in entries:
-            far = (distance - spread.middle) / spread.deviation
-            if one := _straggler(device, OVERALL, slower, far, spread, sizes[device[0]]):
+        spread = estimate([off.distance for off in offs])
+        for off in offs:
+            far = (off.distance - spread.middle) / spread.deviation
+            if one := _straggler(off.owner, OVERALL, off.slower, far, spread, sizes[off.owner[0]]):
                 yield one
 
 

@@ -34,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("report", type=Path)
     parser.add_argument("--nodes", type=int, nargs=2, default=list(SECONDS))
-    parser.add_argument("--folder", type=Path, help="where the copies are made (10,000 take 10 GB)")
+    parser.add_argument("--folder", type=Path, help="where the copies are made (10,000 take 8 GB)")
     options = parser.parse_args()
     few, many = options.nodes
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

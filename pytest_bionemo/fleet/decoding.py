@@ -12,6 +12,11 @@ from msgspec.json import Decoder
 
 from pytest_bionemo.records import ABSENT, DIED
 
+# Of texts of which there are few, one copy is made.
+_Level = Literal["quick", "standard", "full"]
+_Severity = Literal["blocker", "warning"]
+_Outcome = Literal["passed", "failed", "skipped", "error", "warned", "xfailed", "xpassed"]
+
 
 class _Stage(Struct, frozen=True, gc=False):
     outcome: _Outcome | None = None
@@ -39,12 +44,6 @@ class _Record(Struct, frozen=True, gc=False):
     teardown: _Stage = _Stage()
     died: _Stage = field(default=_Stage(), name=DIED)
     user_properties: list[_Said] = []
-
-
-# Of texts of which there are few, one copy is made.
-_Level = Literal["quick", "standard", "full"]
-_Severity = Literal["blocker", "warning"]
-_Outcome = Literal["passed", "failed", "skipped", "error", "warned", "xfailed", "xpassed"]
 
 
 class _Number(Struct, frozen=True, gc=False):

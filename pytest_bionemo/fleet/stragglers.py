@@ -93,7 +93,11 @@ def find(numbers: Mapping[str, Numbers]) -> dict[str, Any]:
     stragglers: list[dict[str, Any]] = []
     by_model: dict[str, list[_Off]] = defaultdict(list)
     for host in sorted(numbers):
-        stragglers += _hold(host, numbers[host], rulers, sizes[host], by_model)
+        singles, devices = _hold(host, numbers[host], rulers, sizes[host])
+        stragglers += singles
+        for (model, device), off in devices.items():
+            if len(off.distances) >= _FEWEST_TOGETHER:
+                by_model[model].append(_sum_up((host, numbers[host].devices[device]), off))
     stragglers += _together(by_model, {host: _TOGETHER * len(one.devices) for host, one in numbers.items()})
     stragglers.sort(key=lambda entry: (-entry["effect"], entry["host"], entry["device"] or "", entry["measurement"]))
     return {"stragglers": stragglers, "spreads": spreads}
@@ -126,9 +130,10 @@ def _ruler(quantity: Quantity, values: _Values, fewest: float) -> _Ruler:
 
 
 def _hold(
-    host: str, found: Numbers, rulers: Mapping[Quantity, _Ruler], size: float, by_model: Mapping[str, list[_Off]]
-) -> Iterator[dict[str, Any]]:
-    """The stragglers of one host; how far off its devices are is added to those of their models."""
+    host: str, found: Numbers, rulers: Mapping[Quantity, _Ruler], size: float
+) -> tuple[list[dict[str, Any]], dict[tuple[str, int], _Offs]]:
+    """The stragglers of one host, and how far off each of its devices is, by its model and number."""
+    stragglers: list[dict[str, Any]] = []
     own = [rulers.get(key) for key in found.quantities]
     devices: dict[tuple[str, int], _Offs] = defaultdict(_Offs)
     for number, device in zip(found.quantity, found.device, strict=True):
@@ -147,13 +152,14 @@ def _hold(
         if distance >= nearest:
             owner = (host, found.devices[device])
             if one := _straggler(owner, quantity[0], slower, distance, spread, size):
-                yield {**one, **_in_unit(quantity, log, spread)}
-    for (model, device), off in devices.items():
-        if len(off.distances) >= _FEWEST_TOGETHER:
-            # The one of which three quarters are further out: one slow quantity is not most of them.
-            consistent = sorted(off.distances)[int((1 - _CONSISTENTLY) * len(off.distances))]
-            slower = _middle(off.slower) if consistent > 0 else 0.0
-            by_model[model].append(_Off((host, found.devices[device]), _middle(off.distances), slower))
+                stragglers.append({**one, **_in_unit(quantity, log, spread)})
+    return stragglers, devices
+
+
+def _sum_up(owner: Owner, off: _Offs) -> _Off:
+    # The one of which three quarters are further out: one slow quantity is not most of them.
+    consistent = sorted(off.distances)[int((1 - _CONSISTENTLY) * len(off.distances))]
+    return _Off(owner, _middle(off.distances), _middle(off.slower) if consistent > 0 else 0.0)
 
 
 def _straggler(

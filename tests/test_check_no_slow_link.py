@@ -105,7 +105,7 @@ def test_a_first_node_that_has_its_own_name_on_the_loopback_is_reached_all_the_s
 def test_gloo_is_led_to_the_network_of_each_meeting(network: Network) -> None:
     """In a worker whose devices have met by themselves before: the loopback leads to no other node."""
     program = (
-        "import os; from pytest_bionemo.workloads.meeting import _steer_gloo as steer\n"
+        "import os; from pytest_bionemo.workloads.interfaces import steer_gloo as steer\n"
         "for addresses in (['127.0.0.1'], ['127.0.0.1', '10.77.0.2'], ['::1'], ['::1', 'fd77::2']):\n"
         "    steer(addresses); print(os.environ['GLOO_SOCKET_IFNAME'])\n"
         "os.environ['GLOO_SOCKET_IFNAME'] = 'mine'; steer(['10.77.0.2']); print(os.environ['GLOO_SOCKET_IFNAME'])"

@@ -6,23 +6,21 @@ keeps a connection to a desk (:mod:`pytest_bionemo.desk`) in a thread of its own
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
 import socket
-import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_bionemo.workloads import DEADLINE, LOCAL_RANK, LOCAL_SIZE, NAME, device
+from pytest_bionemo.workloads import DEADLINE, LOCAL_RANK, LOCAL_SIZE, NAME, device, interfaces
 
 GREETING = "pytest-bionemo desk"
 PORTS = 16
@@ -36,9 +34,6 @@ _PATIENCE_S = 2.0
 _SILENCE_S = 10.0
 _RETRY_S = 0.1
 _LONGEST_ERROR = 2000
-_SIOCGIFADDR = 0x8915  # netdevice(7)
-_GLOO = "GLOO_SOCKET_IFNAME"
-_STEERED = "PYTEST_BIONEMO_GLOO_INTERFACE"  # what of it is our own choice
 
 last_resort: Callable[[BaseException], NoReturn] | None = None
 """What ends this process with an error as its answer when its main thread is stuck in a library; a worker sets it."""
@@ -235,15 +230,15 @@ class Meeting:
         """
         assert self._connection
         ends = (self._connection.getsockname(), self._connection.getpeername())
-        told = self.share("address", [_bare(end) for end in ends])
+        told = self.share("address", [interfaces.bare(end) for end in ends])
         # Many a machine has its own name on its loopback: the others know by which address they came to its desk.
         outside = [desk for rank, (_, desk) in zip(self.ranks, told, strict=True) if rank.node]
-        first = next((desk for desk in outside if not _is_loopback(desk)), None)
+        first = next((desk for desk in outside if not interfaces.is_loopback(desk)), None)
         found = [
-            first if first and rank.node == 0 and _is_loopback(own) else own
+            first if first and rank.node == 0 and interfaces.is_loopback(own) else own
             for rank, (own, _) in zip(self.ranks, told, strict=True)
         ]
-        _steer_gloo(found)
+        interfaces.steer_gloo(found)
         return found
 
     @contextmanager
@@ -526,46 +521,3 @@ def _is_greeted(connection: socket.socket, job: str) -> bool:
         return bool(said.get("desk") == GREETING and said.get("job") == job)
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _steer_gloo(addresses: list[str]) -> None:
-    """Let gloo use the interface over which the nodes see each other, unless somebody chose one.
-
-    It would take the one that the machine's own name stands for, which on many is the loopback. The choice is for
-    this meeting: the next one of this process may be of other nodes.
-    """
-    if os.environ.get(_GLOO) not in (None, os.environ.get(_STEERED)):
-        return
-    outside = next((address for address in addresses if not _is_loopback(address)), None)
-    if name := _interface_to(outside or "127.0.0.1"):
-        os.environ[_GLOO] = os.environ[_STEERED] = name
-
-
-def _bare(end: Sequence[Any]) -> str:
-    """The address of one end of a connection, an IPv4 one also where it came to a socket of IPv6."""
-    return str(end[0]).removeprefix("::ffff:")
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
-
-
-def _interface_to(address: str) -> str | None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, 9))  # of a datagram socket: nothing is sent
-        own = probe.getsockname()[0]
-        if family == socket.AF_INET6:
-            return _interfaces6().get(own)
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):
-                found = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if socket.inet_ntoa(found[20:24]) == own:
-                    return name
-    return None
-
-
-def _interfaces6() -> dict[str, str]:
-    """The interface of each address of IPv6 that this machine has (proc(5), /proc/net/if_inet6)."""
-    lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
-    return {socket.inet_ntop(socket.AF_INET6, bytes.fromhex(fields[0])): fields[-1] for fields in lines}

@@ -126,6 +126,16 @@ def test_a_slow_exchange_is_found(job: Job) -> None:
     assert numbers(measured["node2"])["training_tiny_scaling_efficiency cpu0"]["value"] < 0.15
 
 
+# --------------------------------------------------------------------------------------- what is left behind
+
+
+@pytest.mark.parametrize("check", [LEARNS_BY_DDP, training.keeps_pace], ids=["learns", "keeps_pace"])
+def test_nothing_outlives_the_process_group(job: Job, check: Any) -> None:
+    """Else now and then a healthy rank never answers: it waits for gloo's thread, which waits for Python's lock."""
+    ended, _ = job.run(check, "no survivor", "node2 cpu0")
+    assert ended == HEALTHY
+
+
 # ------------------------------------------------------------------------------------------- what is survived
 
 

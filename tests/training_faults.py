@@ -111,6 +111,7 @@ def _collect(label: str, workload: str, process: Any, answers: Any) -> Numbers |
     process.join(5)
     if process.is_alive():
         process.kill()
+        return WorkloadFailed(workload, label, Trouble.HANG, f"it did not end within {DEADLINE:g} s")
     if answer is None:
         text = "killed by SIGKILL" if process.exitcode == -9 else f"ended with {process.exitcode}"
         return WorkloadFailed(workload, label, Trouble.DEATH, text)
@@ -213,6 +214,28 @@ def no_room(parameters: Mapping[str, Any]) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def no_survivor(_: Mapping[str, Any]) -> Iterator[None]:
+    """No fault: the group is destroyed only if nothing of DistributedDataParallel is left."""
+    import gc
+
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    destroy = dist.destroy_process_group
+
+    def watched(group: Any = None) -> None:
+        alive = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
+        assert not alive, f"{len(alive)} of DistributedDataParallel outlive their group"
+        destroy(group)
+
+    dist.destroy_process_group = watched
+    try:
+        yield
+    finally:
+        dist.destroy_process_group = destroy
+
+
 FAULTS: dict[str, Callable[[dict[str, Any]], AbstractContextManager[None]]] = {
     "computes wrong": lambda _: softmax(factor=1.00001),
     "computes no number": lambda _: softmax(factor=float("nan")),
@@ -222,4 +245,5 @@ FAULTS: dict[str, Callable[[dict[str, Any]], AbstractContextManager[None]]] = {
     "damaged checkpoint": damaged_checkpoint,
     "no room": no_room,
     "own disk": own_disk,
+    "no survivor": no_survivor,
 }

@@ -246,7 +246,9 @@ class Meeting:
         """The process group of ``torch.distributed`` of all ranks: NCCL on GPUs, gloo on the CPU.
 
         It is destroyed at the end. Not after an error: then it may wait for ranks that are gone, and the process
-        should end; a worker's does.
+        should end; a worker's does. What holds it, as DistributedDataParallel does, must be gone by then, so a
+        function that has returned is the place for it: whoever lets go of gloo's group last waits for its threads,
+        and of DDP's reducer with the lock of Python, which those may want (pytorch/pytorch#56297).
 
         :raises Missed: if another rank does not join it, and as :func:`meet` does.
         """

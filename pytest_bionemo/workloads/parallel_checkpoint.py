@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from pytest_bionemo.workloads import parallel_esm2, timing
 from pytest_bionemo.workloads.meeting import Meeting, Place, meet
-from pytest_bionemo.workloads.parallel_esm2 import Course, Pupil
+from pytest_bionemo.workloads.parallel_esm2 import Alone, Course, Pupil
 
 if TYPE_CHECKING:
     import torch
@@ -64,16 +64,21 @@ def interrupt(
             return {"blind": blind}
         plan = Course(ranks=ranks.size, **course)
         with ranks.group(), parallel_esm2.exact_float32():
-            pupil = Pupil(plan, ranks.rank, _strategy())
-            pupil.train(ranks, range(plan.steps))
-            broken = _try(ranks, "saving the checkpoint", lambda: _save(pupil, ranks, path))
-            if not broken:
-                ranks.step(KILLED_IN)
-                if ranks.rank == ranks.size - 1:
-                    timing.synchronize()
-                    os.kill(os.getpid(), signal.SIGKILL)
-                pupil.step(plan.steps)
+            broken = _save_and_go_on(ranks, Pupil(plan, ranks.rank, _strategy()), path)
     return {"broken": broken} if broken else {"alive": True}
+
+
+def _save_and_go_on(ranks: Meeting, pupil: Pupil, path: Path) -> list[dict[str, Any]]:
+    steps = pupil.course.steps
+    pupil.train(ranks, range(steps))
+    broken = _try(ranks, "saving the checkpoint", lambda: _save(pupil, ranks, path))
+    if not broken:
+        ranks.step(KILLED_IN)
+        if ranks.rank == ranks.size - 1:
+            timing.synchronize()
+            os.kill(os.getpid(), signal.SIGKILL)
+        pupil.step(steps)
+    return broken
 
 
 def resume(
@@ -98,17 +103,18 @@ def resume(
         ranks.step("training alone")
         expected = parallel_esm2.alone(whole)
         with ranks.group(), parallel_esm2.exact_float32():
-            pupil = Pupil(whole, ranks.rank, _strategy(), seed=plan.seed + _OTHER_SEED)
-            began = time.monotonic()
-            broken = _try(ranks, "loading the checkpoint", lambda: _load(pupil, path))
-            if not broken:
-                took = time.monotonic() - began
-                saved = json.loads(_record_of(path, ranks.rank).read_text())
-                told = ranks.share("loaded", [_checksum(pupil) != saved["checksum"], saved["seconds"], took])
-                losses = pupil.train(ranks, range(plan.steps, whole.steps))
-                found = parallel_esm2.compare(ranks, losses, expected, first=plan.steps)
-    if broken:
+            fresh = plan.seed + _OTHER_SEED
+            return _load_and_go_on(ranks, Pupil(whole, ranks.rank, _strategy(), fresh), path, plan.steps, expected)
+
+
+def _load_and_go_on(ranks: Meeting, pupil: Pupil, path: Path, first: int, expected: Alone) -> dict[str, Any]:
+    began = time.monotonic()
+    if broken := _try(ranks, "loading the checkpoint", lambda: _load(pupil, path)):
         return {"broken": broken}
+    took = time.monotonic() - began
+    saved = json.loads(_record_of(path, ranks.rank).read_text())
+    told = ranks.share("loaded", [_checksum(pupil) != saved["checksum"], saved["seconds"], took])
+    losses = pupil.train(ranks, range(first, pupil.course.steps))
     changed = [vars(ranks.ranks[rank]) for rank, (is_changed, _, _) in enumerate(told) if is_changed]
     return {
         "ranks": ranks.size,
@@ -117,7 +123,7 @@ def resume(
         "bytes": sum(file.stat().st_size for file in path.glob("*.distcp")),
         "save_s": max(seconds for _, seconds, _ in told),
         "load_s": max(seconds for _, _, seconds in told),
-        **found,
+        **parallel_esm2.compare(ranks, losses, expected, first=first),
     }
 
 

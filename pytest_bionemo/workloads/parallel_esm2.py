@@ -91,8 +91,8 @@ def run(
         ranks.step("training alone")
         expected = alone(plan)
         with ranks.group(), exact_float32():
-            pupil = Pupil(plan, ranks.rank, strategy)
-            found = compare(ranks, pupil.train(ranks, range(plan.steps)), expected)
+            losses = Pupil(plan, ranks.rank, strategy).train(ranks, range(plan.steps))
+            found = compare(ranks, losses, expected)
     return {"ranks": ranks.size, **found}
 
 
@@ -231,7 +231,7 @@ def find_fully_shard() -> Callable[..., Any]:
 
 
 class Pupil:
-    """The share of this rank in a training."""
+    """The share of this rank in a training; it is gone before the group is (:meth:`Meeting.group`)."""
 
     def __init__(self, course: Course, rank: int, strategy: str, seed: int | None = None) -> None:
         self.course = course

@@ -49,34 +49,43 @@ def run(
         and the last step of this rank).
     :raises Missed: if a rank is missed.
     """
-    import torch
-
     with meet(name, place, deadline_s) as ranks:
         told = ranks.share("device", _device())
         model = _choose(models, [memory for _, memory in told])
         precision = esm2_step.training_precision()
         with ranks.group(), timing.one_core():
-            network = parallel_esm2.spread(_network(model, seed), "ddp")
             batch = _batch(sequences, length, seed + ranks.rank)
-            losses: list[torch.Tensor] = []
-            step = esm2_step.make_step(network, batch, precision, losses)
-            together = _time(ranks, "training with all", step, budget_s)
-            gradients = torch.zeros(_trained(network), device=device())
-            exchange = _time(ranks, "exchanging gradients", lambda: torch.distributed.all_reduce(gradients), budget_s)
-            with network.no_sync():  # type: ignore[operator]
-                alone = _time(ranks, "training alone", step, budget_s)
-            medians = parallel_esm2.gather(torch.tensor([alone["value"]], dtype=torch.float64), ranks.size)
+            measured = _measure(ranks, _network(model, seed), batch, precision, budget_s)
     return {
         "model": model,
         "precision": precision,
         "ranks": ranks.size,
         "rank": ranks.rank,
         "tokens": ranks.size * sequences * length,
+        "kinds": [kind for kind, _ in told],
+        **measured,
+    }
+
+
+def _measure(
+    ranks: Meeting, model: torch.nn.Module, batch: dict[str, torch.Tensor], precision: str, budget_s: float
+) -> dict[str, Any]:
+    import torch
+
+    network = parallel_esm2.spread(model, "ddp")
+    losses: list[torch.Tensor] = []
+    step = esm2_step.make_step(network, batch, precision, losses)
+    together = _time(ranks, "training with all", step, budget_s)
+    gradients = torch.zeros(_trained(network), device=device())
+    exchange = _time(ranks, "exchanging gradients", lambda: torch.distributed.all_reduce(gradients), budget_s)
+    with network.no_sync():  # type: ignore[operator]
+        alone = _time(ranks, "training alone", step, budget_s)
+    medians = parallel_esm2.gather(torch.tensor([alone["value"]], dtype=torch.float64), ranks.size)
+    return {
         "together": together,
         "alone": alone,
         "exchange": exchange,
         "alone_by_rank": medians.flatten().tolist(),
-        "kinds": [kind for kind, _ in told],
         "losses": [float(losses[0]), float(losses[-1])],
     }
 

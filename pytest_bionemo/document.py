@@ -150,6 +150,8 @@ def _firmware(machine: Machine) -> dict[str, str | None]:
         return found
     if fabric.firmware:
         found["adapter_firmware"] = " and ".join(fabric.firmware)
+    if fabric.links:
+        found["adapter_links"] = " and ".join(fabric.links)
     if fabric.efa:
         found["efa_installer"] = fabric.installer
         found["libfabric"] = _library(fabric.libfabric)

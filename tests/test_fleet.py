@@ -342,17 +342,23 @@ def test_firmware_and_network_software_drift_where_they_are_told() -> None:
     usual: Json = {
         "vbios": "96.00.99.00.01",
         "adapter_firmware": "mlx5_core 28.39.1002",
+        "adapter_links": "8 x InfiniBand 400 Gb/sec (4X NDR)",
         "libfabric": "2.4.0",
         "aws_ofi_nccl": "1.18.0",
     }
     nodes = [report(f"node{number}", **usual) for number in range(3)]
-    odd = report(
-        "node3",
-        **{**usual, "vbios": "96.00.5E.00.01", "aws_ofi_nccl": None, "adapter_firmware": "mlx5_core 28.36.1010"},
-    )
+    slower = "7 x InfiniBand 400 Gb/sec (4X NDR) and 1 x InfiniBand 200 Gb/sec (2X NDR)"
+    differing = {
+        "vbios": "96.00.5E.00.01",
+        "adapter_firmware": "mlx5_core 28.36.1010",
+        "adapter_links": slower,
+        "aws_ofi_nccl": None,
+    }
+    odd = report("node3", **{**usual, **differing})
     found = fleet(*nodes, odd, report("node4"))
     assert {entry["fact"]: (entry["nodes"], entry["others"]) for entry in found["drift"]} == {
         "adapter_firmware": (3, {"node3": "mlx5_core 28.36.1010"}),
+        "adapter_links": (3, {"node3": slower}),
         "aws_ofi_nccl": (3, {"node3": "none"}),
         "vbios": (3, {"node3": "96.00.5E.00.01"}),
     }

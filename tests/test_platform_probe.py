@@ -372,9 +372,10 @@ def test_a_machine_without_sys_has_no_adapters(tmp_path: Path) -> None:
     assert (found.adapters, found.pci_efa, found.libfabric) == ((), None, None)
 
 
-def adapter(root: Path, name: str, driver: str = "efa") -> None:
+def adapter(root: Path, name: str, driver: str = "efa", **changes: str) -> None:
     folder = root / "sys/class/infiniband" / name
-    lay(folder, {"ports/1/state": "4: ACTIVE\n", "ports/1/phys_state": "5: LinkUp\n", "ports/1/link_layer": "IB\n"})
+    port = {"state": "4: ACTIVE", "phys_state": "5: LinkUp", "link_layer": "InfiniBand", **changes}
+    lay(folder, {f"ports/1/{file}": f"{text}\n" for file, text in port.items()})
     (folder / "device").mkdir()
     (folder / "device/driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
 
@@ -386,7 +387,7 @@ def test_adapters_say_their_driver_their_ports_and_their_file(tmp_path: Path) ->
     (found,) = fabric.read({}, tmp_path).adapters
     assert found.is_efa
     assert (found.node, found.is_open) == ("/dev/infiniband/uverbs0", True)
-    assert found.ports == (fabric.Port("1", "ACTIVE", "LinkUp", "IB"),)
+    assert found.ports == (fabric.Port("1", "ACTIVE", "LinkUp", "InfiniBand"),)
     assert found.firmware is None
 
 
@@ -401,6 +402,22 @@ def test_the_firmware_of_adapters_is_told_once_with_its_driver(tmp_path: Path) -
     found = fabric.read({}, tmp_path)
     assert found.firmware == ("mlx5_core 28.39.1002",)
     assert fabric.Fabric.from_json(json.loads(json.dumps(asdict(found), default=str))) == found
+
+
+def test_the_links_of_adapters_are_counted_by_rate_and_those_that_are_down_by_state(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        adapter(tmp_path, name, "mlx5_core", rate="400 Gb/sec (4X NDR)")
+    adapter(tmp_path, "d", "mlx5_core", rate="200 Gb/sec (2X NDR)")
+    adapter(tmp_path, "e", "mlx5_core", rate="10 Gb/sec (4X SDR)", state="1: DOWN")
+    adapter(tmp_path, "f", "mlx5_core", rate="100 Gb/sec (4X EDR)", link_layer="Ethernet")
+    adapter(tmp_path, "g", "efa", rate="100 Gb/sec (4X EDR)", link_layer="Unspecified")
+    assert fabric.read({}, tmp_path).links == (
+        "3 x InfiniBand 400 Gb/sec (4X NDR)",
+        "1 x EFA 100 Gb/sec (4X EDR)",
+        "1 x Ethernet 100 Gb/sec (4X EDR)",
+        "1 x InfiniBand 200 Gb/sec (2X NDR)",
+        "1 x InfiniBand DOWN",
+    )
 
 
 def test_an_adapter_of_which_nothing_can_be_read_is_none_of_aws(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ PROFILES: dict[str, tuple[Change, str | None]] = {
 }
 
 
-FIRMWARE = ("vbios", "adapter_firmware", "efa_installer", "libfabric", "aws_ofi_nccl")
+FIRMWARE = ("vbios", "adapter_firmware", "adapter_links", "efa_installer", "libfabric", "aws_ofi_nccl")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -141,6 +141,7 @@ def test_the_report_tells_firmware_and_network_software(healthy_rig: Rig, option
     assert {name: told[name] for name in FIRMWARE} == {
         "vbios": "96.00.5E.00.01 and 96.00.99.00.01",
         "adapter_firmware": "efa 0.0.0.1",
+        "adapter_links": "32 x EFA 100 Gb/sec (4X EDR)",
         "efa_installer": "1.47.0",
         "libfabric": "2.4.0",
         "aws_ofi_nccl": "1.18.0",
@@ -151,8 +152,12 @@ def test_software_that_is_not_there_is_told_and_what_cannot_be_is_left_out(healt
     both(bare, efa(1))(healthy_rig)
     told = healthy_rig.validate().bionemo["environment"]
     assert {name: told[name] for name in FIRMWARE if name in told} == {
-        "vbios": "96.00.99.00.01", "efa_installer": None, "libfabric": None, "aws_ofi_nccl": None,
-    }  # fmt: skip
+        "vbios": "96.00.99.00.01",
+        "adapter_links": "1 x EFA 100 Gb/sec (4X EDR)",
+        "efa_installer": None,
+        "libfabric": None,
+        "aws_ofi_nccl": None,
+    }
 
 
 def test_without_a_driver_and_adapters_no_firmware_is_told(healthy_rig: Rig) -> None:

@@ -54,7 +54,7 @@ LEVELS = ("quick", "standard", "full")
 _FACTS = (
     "driver", "cuda_driver", "torch", "torch_cuda", "cudnn", "nccl", "lightning", "python", "cuda_toolkit", "kernel",
     "distribution", "glibc", "container", "instance_type", "databricks_runtime", "vbios", "adapter_firmware",
-    "efa_installer", "libfabric", "aws_ofi_nccl",
+    "adapter_links", "efa_installer", "libfabric", "aws_ofi_nccl",
 )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ _NAMES = {
     "driver_error": "driver says", "hidden_gpus": "GPUs of others", "cuda_toolkit": "CUDA toolkit",
     "torch": "PyTorch", "torch_cuda": "CUDA of PyTorch", "torch_error": "PyTorch says", "arch_list": "built for",
     "cudnn": "cuDNN", "nccl": "NCCL", "lightning": "Lightning", "python": "Python",
-    "vbios": "VBIOS of the GPUs", "adapter_firmware": "firmware of adapters", "efa_installer": "EFA installer",
+    "vbios": "VBIOS of the GPUs", "adapter_firmware": "firmware of adapters",
+    "adapter_links": "links of adapters", "efa_installer": "EFA installer",
     "libfabric": "libfabric", "aws_ofi_nccl": "aws-ofi-nccl", "databricks_runtime": "Databricks Runtime",
     "job": "job",
 }  # fmt: skip

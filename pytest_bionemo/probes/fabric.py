@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,16 @@ _INSTALLER_VERSION = re.compile(r"EFA installer version:\s*(\d[\d.]*)")
 
 @dataclass(frozen=True)
 class Port:
-    """``state`` and ``physical`` are words (ACTIVE, LinkUp), ``link`` InfiniBand or Ethernet."""
+    """``state`` and ``physical`` are words (ACTIVE, LinkUp), ``link`` InfiniBand or Ethernet.
+
+    ``rate`` is that of the link as the kernel words it, "400 Gb/sec (4X NDR)"; empty where it tells none.
+    """
 
     number: str
     state: str
     physical: str
     link: str
+    rate: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,18 @@ class Fabric:
     def firmware(self) -> tuple[str, ...]:
         """What the adapters run, each once with its driver: "mlx5_core 28.39.1002"."""
         return tuple(sorted({f"{one.driver} {one.firmware}".strip() for one in self.adapters if one.firmware}))
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The links of the adapters: "7 x InfiniBand 400 Gb/sec (4X NDR)", "1 x InfiniBand DOWN"."""
+        found = Counter(
+            f"{'EFA' if adapter.is_efa else port.link} {port.rate if port.state == 'ACTIVE' else port.state}".strip()
+            for adapter in self.adapters
+            for port in adapter.ports
+        )
+        return tuple(
+            f"{number} x {link}" for link, number in sorted(found.items(), key=lambda one: (-one[1], one[0]))
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Fabric:
@@ -169,7 +186,8 @@ def _ports(folder: Path) -> Iterator[Port]:
     for number in files.names(folder):
         # "4: ACTIVE", "5: LinkUp"
         state, physical = (_word(folder / number / name) for name in ("state", "phys_state"))
-        yield Port(number, state, physical, files.line(folder / number / "link_layer"))
+        link, rate = (files.line(folder / number / name) for name in ("link_layer", "rate"))
+        yield Port(number, state, physical, link, rate)
 
 
 def _word(path: Path) -> str:

@@ -67,7 +67,7 @@ def pci(gpus: int, efa: int = 0) -> Change:
 @at("file")
 def adapters(
     names: Iterable[str], driver: str, link: str, *, state: str = "4: ACTIVE", physical: str = "5: LinkUp",
-    nodes: int | None = None,
+    rate: str = "100 Gb/sec (4X EDR)", nodes: int | None = None,
 ) -> Change:  # fmt: skip
     """Adapters for RDMA, the first ``nodes`` of them with a device file (all unless given)."""
 
@@ -77,7 +77,7 @@ def adapters(
         for position, name in enumerate(names):
             folder = f"/sys/class/infiniband/{name}"
             rig.files.link(f"{folder}/device/driver", f"../../../../bus/pci/drivers/{driver}")
-            for file, text in (("state", state), ("phys_state", physical), ("link_layer", link)):
+            for file, text in {"state": state, "phys_state": physical, "link_layer": link, "rate": rate}.items():
                 rig.files.write(f"{folder}/ports/1/{file}", f"{text}\n")
             rig.files.write(f"/sys/class/infiniband_verbs/uverbs{position}/ibdev", f"{name}\n")
             if nodes is None or position < nodes:

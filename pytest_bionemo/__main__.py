@@ -153,7 +153,7 @@ def _shipped_checks() -> Iterator[tuple[str, str, list[tuple[str, CheckSpec, lis
 def _established(function: object, needs: Sequence[str]) -> list[str]:
     import inspect
 
-    from pytest_bionemo.needs import ESTABLISHED_BY
+    from pytest_bionemo.needs.established import ESTABLISHED_BY
 
     asked = [*inspect.signature(function).parameters, *needs]  # type: ignore[arg-type]
     return list(dict.fromkeys(ESTABLISHED_BY[name] for name in asked if name in ESTABLISHED_BY))

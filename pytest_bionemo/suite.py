@@ -29,6 +29,7 @@ from pytest_bionemo.checking import TARGET, CheckFailed, CheckSpec, encodable, s
 from pytest_bionemo.compute import MEASUREMENT, ComputeDevice
 from pytest_bionemo.facts import targets
 from pytest_bionemo.model import Gpu, Outcome
+from pytest_bionemo.needs.kept import OPTIONS
 from pytest_bionemo.terms import LEVELS, Level, Severity
 from pytest_bionemo.verdict import PREFIX
 
@@ -95,11 +96,13 @@ class Suite(pytest.Collector):
     def _register_needs(self) -> None:
         if pytest.version_tuple < (8, 1):
             # There it finds fixtures by the text of ids alone, in which the suite is the folder "bionemo".
-            self.session._fixturemanager.parsefactories(needs, NAME)
+            for module in needs.MODULES:
+                self.session._fixturemanager.parsefactories(module, NAME)
             return
         # pytest looks for fixtures in a node's obj, and shows the docstring of it.
-        self.obj = needs
-        self.session._fixturemanager.parsefactories(self)
+        for module in needs.MODULES:
+            self.obj = module
+            self.session._fixturemanager.parsefactories(self)
         self.obj = checks
 
 
@@ -207,7 +210,7 @@ class CheckItem(pytest.Function):
         if self.spec.about is None:
             return self.spec.severity
         about = canonicalize_name(self.spec.about.format(**self._parameters))
-        wanted = self.config.stash[needs.OPTIONS].targets
+        wanted = self.config.stash[OPTIONS].targets
         is_needed = fnmatch.filter(targets.needed_by(wanted), about) if wanted else about not in targets.names()
         return self.spec.severity if is_needed else "warning"
 

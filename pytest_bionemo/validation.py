@@ -28,7 +28,7 @@ from pytest_bionemo.compute import MEASUREMENT, circumstances_of, devices_of
 from pytest_bionemo.facts import FactsError, load_all
 from pytest_bionemo.fixtures import MACHINE
 from pytest_bionemo.model import Finding, Outcome
-from pytest_bionemo.needs import BASELINE, LOCKS, OPTIONS, REPORTS, WORKERS
+from pytest_bionemo.needs.kept import BASELINE, LOCKS, OPTIONS, REPORTS, WORKERS
 from pytest_bionemo.options import Options
 from pytest_bionemo.page.output import Page
 from pytest_bionemo.page.shell import PageError

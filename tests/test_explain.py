@@ -20,7 +20,7 @@ from pytest_bionemo.explain.command import matching
 from pytest_bionemo.explain.explanation import Check, Explanation, checks_in, explain, shipped_checks
 from pytest_bionemo.facts import load
 from pytest_bionemo.judging import Limits
-from pytest_bionemo.needs import ESTABLISHED_BY
+from pytest_bionemo.needs.established import ESTABLISHED_BY
 from standin import H100x8
 
 SHIPPED = shipped_checks()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_bionemo import needs
+from pytest_bionemo.needs.meetings import place_of
 from pytest_bionemo.desk import _LINGER_S, Desk, DeskError
 from pytest_bionemo.probes.child import Child
 from pytest_bionemo.probes.job import Job
@@ -265,14 +265,14 @@ def test_jobs_of_one_id_or_of_none_do_not_meet_at_one_desk(tmp_path: Path) -> No
     nameless = [
         Job("torchrun", None, rank, 2, address="node1", port=port) for port in (29500, 29505) for rank in (0, 1)
     ]
-    meetings = [needs._place(job, "node1").job for job in (one, other, *nameless)]
+    meetings = [place_of(job, "node1").job for job in (one, other, *nameless)]
     assert meetings == ["70:15071", "70:15072", ":29501", ":29501", ":29506", ":29506"]
     steps = [replace(one, task=None, step=step) for step in ("0", "1")]
-    assert [needs._place(job, "node1").job for job in steps] == ["70:0:15071", "70:1:15071"]
-    folders = {path_of(str(tmp_path), needs._place(job, "node1").to_json()) for job in (one, other, *steps)}
+    assert [place_of(job, "node1").job for job in steps] == ["70:0:15071", "70:1:15071"]
+    folders = {path_of(str(tmp_path), place_of(job, "node1").to_json()) for job in (one, other, *steps)}
     assert len(folders) == 4, "one would remove the other's checkpoint"
     endless = replace(one, id="\udcff" * 300)
-    path_of(str(tmp_path), needs._place(endless, "node1").to_json()).mkdir()
+    path_of(str(tmp_path), place_of(endless, "node1").to_json()).mkdir()
 
 
 def stopped_rank(place: dict[str, Any]) -> dict[str, Any]:

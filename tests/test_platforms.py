@@ -186,14 +186,14 @@ def test_a_lost_gpu_is_one_finding_where_its_number_was_given(healthy_rig: Rig) 
 
 @pytest.mark.parametrize("text", ["", "\n"])
 def test_a_table_of_mounts_that_says_nothing_proves_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_bionemo import needs
     from pytest_bionemo.checking import NotRun
+    from pytest_bionemo.needs.platforms import mount_table
     from pytest_bionemo.probes import files
     from pytest_bionemo.probes.machine import Machine
 
     monkeypatch.setattr(files, "text", lambda *args, **options: text)  # /proc itself cannot be written
     with pytest.raises(NotRun, match="names no mount"):
-        needs.mount_table.__wrapped__(None, Machine(timeout=1))  # type: ignore[attr-defined]
+        mount_table.__wrapped__(None, Machine(timeout=1))  # type: ignore[attr-defined]
 
 
 def test_a_node_without_gpus_needs_no_enroot_outside_a_job(healthy_rig: Rig) -> None:

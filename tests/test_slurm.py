@@ -256,13 +256,13 @@ def test_lightning_and_scontrol_say_the_same_of_a_step_that_is_part_of_a_job(slu
 _MEETS = """
 import json, os, pathlib, time
 from contextlib import nullcontext
-from pytest_bionemo import needs
+from pytest_bionemo.needs.meetings import keeping_desk, place_of
 from pytest_bionemo.probes import job
 from pytest_bionemo.workloads.meeting import meet
 step, desks = os.environ["SLURM_STEP_ID"], pathlib.Path(os.environ["DESKS"])
 found = job.read(os.environ)
-place = needs._place(found, "")
-with nullcontext() if found.node_rank else needs._desk(place.port, place.job, 30):
+place = place_of(found, "")
+with nullcontext() if found.node_rank else keeping_desk(place.port, place.job, 30):
     if not found.node_rank:
         (desks / step).touch()
     ends_at = time.monotonic() + 30

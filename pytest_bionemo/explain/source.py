@@ -23,6 +23,7 @@ from pytest_bionemo.compute import Compute
 from pytest_bionemo.explain.syntax import about, own_names, syntax_of, walk, written
 from pytest_bionemo.facts import load
 from pytest_bionemo.judging import Limits
+from pytest_bionemo.needs.established import ESTABLISHED_BY
 
 _OURS = "pytest_bionemo"
 # What decides. Probes and workloads give facts and numbers; "fixes" words what to do.
@@ -108,20 +109,20 @@ class _Reader:
         What another check establishes is that check's own: of the fixture that gives it, only what is waited for.
         """
         self.found.fixtures.add(name)
-        module = self._home if name in syntax_of(self._home).functions else needs
-        is_gate = name in needs.ESTABLISHED_BY and module is needs
+        module = self._home if name in syntax_of(self._home).functions else _module_of(name)
+        is_gate = name in ESTABLISHED_BY and module in needs.MODULES
         if is_gate:
-            self.meet_check(needs.ESTABLISHED_BY[name], is_own=is_own)
+            self.meet_check(ESTABLISHED_BY[name], is_own=is_own)
         self._add(module, name, is_own=is_own and not is_gate)
 
     def meet_chosen(self, name: str, *, is_own: bool) -> None:
         """A fixture that is taken where it applies, and another one where not: only what it waits for counts."""
-        reader = _Reader(needs, name)
+        reader = _Reader(_module_of(name), name)
         reader.read_all()
         for check in reader.found.checks:
             self.meet_check(check, is_own=False)
-        if name in needs.ESTABLISHED_BY:
-            self.meet_check(needs.ESTABLISHED_BY[name], is_own=is_own)
+        if name in ESTABLISHED_BY:
+            self.meet_check(ESTABLISHED_BY[name], is_own=is_own)
 
     def meet_check(self, check: str, *, is_own: bool) -> None:
         """A check that may have to pass first."""
@@ -173,6 +174,11 @@ class _Reader:
                 self._read_earlier(keyword.value)
         if "peers" in given and any(isinstance(one, ast.Constant) and one.value is None for one in ast.walk(limits)):
             self.found.rulers.add("peer_limits")  # the usual ones
+
+
+def _module_of(fixture: str) -> ModuleType:
+    """Where a fixture is that checks may ask for; any module where there is none of this name."""
+    return next((one for one in needs.MODULES if fixture in vars(one)), needs)
 
 
 def _function_in(thing: object) -> FunctionType | None:
@@ -258,10 +264,10 @@ class _Function:
             self._found.topics.add(str(first.value).removesuffix("::"))
 
     def _read_subscript(self, node: ast.Subscript) -> None:
-        if self._resolve(node.value) is needs.ESTABLISHED_BY:
+        if self._resolve(node.value) is ESTABLISHED_BY:
             for name in self._texts_of(node.slice):
-                if name in needs.ESTABLISHED_BY:
-                    self._reader.meet_check(needs.ESTABLISHED_BY[name], is_own=self._is_own)
+                if name in ESTABLISHED_BY:
+                    self._reader.meet_check(ESTABLISHED_BY[name], is_own=self._is_own)
         elif self._is_own and isinstance(node.value, ast.Call) and self._resolve(node.value.func) is load:
             self._read_section(node)
 

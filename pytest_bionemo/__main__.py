@@ -50,6 +50,7 @@ _RUN_PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status."""
     command, *rest = arguments or ("",)
+    _leave_out_the_current_folder()
     if command == "validate":
         return validate(rest)
     if command == "checks" and rest in ([], ["--markdown"]):
@@ -57,9 +58,6 @@ def main(arguments: Sequence[str]) -> int:
 
         print("\n".join(document_checks() if rest else list_checks(shutil.get_terminal_size().columns)))
         return 0
-    if command in ("explain", "fleet", "history", "html"):
-        # Reports lie in folders that others write to: no module of the current one is imported.
-        sys.path[:] = [entry for entry in sys.path if entry and entry != os.getcwd()]  # noqa: PTH109 - os is loaded
     if command == "explain":
         from pytest_bionemo.explain import command as explain
 
@@ -93,6 +91,15 @@ def main(arguments: Sequence[str]) -> int:
     return _USAGE_ERROR
 
 
+def _leave_out_the_current_folder() -> None:
+    """Reports lie in folders that others write to: no command imports a module of the current one."""
+    try:
+        here = os.getcwd()  # noqa: PTH109 - os is loaded
+    except FileNotFoundError:  # it was removed, with all that was in it
+        return
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
+
+
 def validate(pytest_options: Sequence[str]) -> NoReturn:
     """Run the shipped checks, isolated from the current folder. Does not return."""
     # A fresh interpreter in the place of this one: pytest has to be there before the plugin is imported.
@@ -101,7 +108,7 @@ def validate(pytest_options: Sequence[str]) -> NoReturn:
 
 def list_checks(width: int) -> Iterator[str]:
     """The lines of the list, wrapped at ``width`` columns."""
-    # Imported late, like shutil: until validate has its own interpreter, the current folder is on sys.path.
+    # Imported late, like shutil: while this module is imported, the current folder is on sys.path.
     import textwrap
 
     def wrap(text: str, indent: str = "      ") -> list[str]:

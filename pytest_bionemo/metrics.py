@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +20,11 @@ from pytest_bionemo.fleet import sources
 from pytest_bionemo.fleet.folding import SCHEMA_VERSION as FLEET_VERSION
 from pytest_bionemo.fleet.node import TOOL
 from pytest_bionemo.fleet.reading import DEADLINE_S, read_all, seconds
+from pytest_bionemo.model import Action
 from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import expect_known
 from pytest_bionemo.series import FAMILIES, Part, Sample, of_fleet, of_report
+from pytest_bionemo.showing import shown
 from pytest_bionemo.verdict import DAMAGED, ReportError
 
 SERIES_AT_MOST = 200_000
@@ -28,6 +32,8 @@ SERIES_AT_MOST = 200_000
 
 _MOST_SERIES = 10**8
 _USAGE_ERROR = 4
+_LONGEST_NAME = 400
+_ACTION, _STATUS = "bionemo_node_action", "bionemo_node_status"
 _DESCRIPTION = "Reports of nodes and the fleet document as metrics for Prometheus, in OpenMetrics."
 
 
@@ -78,21 +84,34 @@ def export(
     """
     try:
         text, unreadable = _collect(paths, series, deadline_s)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: so it is written into a file, too
         for line in unreadable:
             print(f"unreadable: {line}", file=sys.stderr)
         if out is None:
-            sys.stdout.write(text)
+            _print(text)
         else:
             atomic.save(Path(out), text.encode())
     except (UsageError, sources.SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _USAGE_ERROR
     except OSError as error:
-        print(f"error: {out}: {error.strerror or error}. Choose another -o.", file=sys.stderr)
+        where = "the standard output" if out is None else out
+        print(f"error: {where}: {error.strerror or error}. Choose another -o.", file=sys.stderr)
         return _USAGE_ERROR
     return 1 if unreadable else 0
+
+
+def _print(text: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: so it is written into a file, too
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left to be written must not fail again at the end of the interpreter.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whoever read has seen enough
+            raise
 
 
 def _collect(paths: Sequence[str], series: int, deadline_s: float) -> tuple[str, list[str]]:
@@ -102,7 +121,7 @@ def _collect(paths: Sequence[str], series: int, deadline_s: float) -> tuple[str,
     number = 0
     for path, parts in read_all(((path, None) for path in sources.files(paths)), _read, deadline_s):
         if isinstance(parts, str):
-            unreadable.append(f"{path}: {' '.join(parts.split())}")
+            unreadable.append(f"{shown(path, _LONGEST_NAME)}: {shown(parts, _LONGEST_NAME)}")
             continue
         number += 1
         for part in parts:
@@ -166,8 +185,9 @@ class _Newest:
         key = (part.node, part.is_report)
         former = self._parts.get(key)
         part = self._cut(part)
-        # Of two of the same second the same one, whichever comes first.
-        if former is None or (part.time, part.said, part.samples) > (former.time, former.said, former.samples):
+        # Of two folds the later one, whatever it counts: the former may miss a node whose report was late. Of two of
+        # the same second the same one, whichever comes first.
+        if former is None or (part.said, part.time, part.samples) > (former.said, former.time, former.samples):
             self._parts[key] = part
             self._size += len(part.samples) - (len(former.samples) if former else 0)
             if self._size > 2 * self._series:  # not at each report: it takes a pass over all that is kept
@@ -203,10 +223,38 @@ class _Newest:
         }
 
     def _current(self) -> Iterator[Part]:
-        """All but the reports of nodes of which the fleet knows a later one, or that have been missing since."""
         for (node, is_report), part in self._parts.items():
-            if not is_report or part.time >= self._parts.get((node, False), part).time:
+            other = self._parts.get((node, not is_report))
+            if other is None:
                 yield part
+            elif is_report:
+                yield from _together(other, part)
+
+
+def _together(fleet: Part, report: Part) -> Iterator[Part]:
+    """What holds of what the two say of one node; the report takes the place of the fleet where both say something.
+
+    Who is blamed stays so until the fleet is folded again: no run of a node alone refutes what the others saw.
+    """
+    if report.time < fleet.time:  # the fleet knows a later run, or has missed the node since
+        yield fleet
+        return
+    # A clock that is ahead makes no run a later one.
+    if report.time > max(fleet.said, fleet.time):
+        fleet = _without(_STATUS, fleet)
+    elif _strength(fleet) > _strength(report):
+        report = _without(_ACTION, report)
+    yield fleet
+    yield report
+
+
+def _without(family: str, part: Part) -> Part:
+    return part._replace(samples=tuple(sample for sample in part.samples if sample.family != family))
+
+
+def _strength(part: Part) -> int:
+    actions = (Action(sample.labels[1]).strength for sample in part.samples if sample.family == _ACTION)
+    return max(actions, default=0)
 
 
 def _as_openmetrics(found: Mapping[str, Mapping[tuple[str, ...], float]]) -> str:

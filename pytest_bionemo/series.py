@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, NamedTuple
@@ -146,12 +146,14 @@ def of_fleet(fleet: Mapping[str, Any]) -> list[Part]:
     for one in slow:
         labels = (_host(one["host"]), _text(one["device"]), _text(one["measurement"]))
         found.append(Sample("bionemo_straggler_effect", labels, _number(one["effect"])))
-    members = [_of_member(node, created) for node in fleet["nodes"]]
-    missing = [
+    missing = set(map(_host, fleet["missing"]))
+    members = [_of_member(node, created, missing) for node in fleet["nodes"]]
+    # A missing node that others blame is among the members already.
+    unheard = [
         Part(host, created, False, (Sample("bionemo_node_missing", (host,), 1),))
-        for host in map(_host, fleet["missing"])
+        for host in missing - {part.node for part in members}
     ]
-    parts = [Part(None, created, False, tuple(found), left_out + more), *members, *missing]
+    parts = [Part(None, created, False, tuple(found), left_out + more), *members, *unheard]
     return [part._replace(said=created) for part in parts]
 
 
@@ -173,14 +175,14 @@ def _of_the_whole(fleet: Mapping[str, Any]) -> Iterator[Sample]:
     yield Sample("bionemo_fleet_stragglers", (), len(fleet["stragglers"]))
 
 
-def _of_member(node: Mapping[str, Any], created: float) -> Part:
+def _of_member(node: Mapping[str, Any], created: float, missing: Set[str]) -> Part:
     """What the fleet document says of one node. One that others blame may have no report, and no verdict."""
     host = _host(node["host"])
     found = [
         Sample("bionemo_node_status", (host, _text(node["status"])), 1),
         Sample("bionemo_node_action", (host, Action(node["action"]).value), 1),
         Sample("bionemo_node_blamed_by", (host,), len(node["blamed_by"])),
-        Sample("bionemo_node_missing", (host,), 0),
+        Sample("bionemo_node_missing", (host,), host in missing),
     ]
     if node["verdict"] is None:
         return Part(host, created, False, (Sample("bionemo_node_ready", (host,), 0), *found))

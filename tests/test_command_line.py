@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from conftest import REPORT, Rig, Run
+from fleets import report
 from pytest_bionemo.__main__ import list_checks
 from pytest_bionemo.checking import CheckSpec, spec_of
 from pytest_bionemo.checks import shipped
@@ -154,6 +156,30 @@ def test_a_single_check_can_be_validated(rig: Rig) -> None:
 
 
 # ---- the rest
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "checks", "checks --markdown", "explain driver::loads", "fleet node1.json", "ctrf node1.json",
+        "history --help", "html node1.json -o -", "metrics node1.json", "--help", "no_such_command",
+    ],
+)  # fmt: skip
+def test_no_command_runs_a_file_of_the_folder_that_it_is_started_in(rig: Rig, words: str) -> None:
+    rig.write("node1.json", json.dumps(report("node1")))
+    standard = ("argparse", "html", "inspect", "random", "shutil", "statistics", "textwrap")
+    for name in (*HOSTILE_FILES, *standard, "jinja2", "markupsafe", "msgspec", "prometheus_client", "numpy"):
+        rig.write(f"{name}.py", HOSTILE)
+    command(rig, *words.split())
+    assert ran(rig.project) == []
+
+
+def test_a_command_can_be_started_in_a_folder_that_is_gone(rig: Rig) -> None:
+    (gone := rig.project / "gone").mkdir()
+    start = "import os, runpy, sys; os.rmdir(os.getcwd()); sys.argv[1:] = ['--help'];"
+    run = rig.run("-c", f"{start} runpy.run_module('pytest_bionemo', run_name='__main__')", cwd=gone)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("usage: ")
 
 
 @pytest.mark.parametrize(

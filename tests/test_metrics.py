@@ -9,6 +9,7 @@ import os
 import random
 import stat
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 
 import pytest
 
+import fleets
 from conftest import Rig, healthy_and_sick
+from fleets import HOUR, MINUTE, NOW, blaming, job, report, save
 from programs import program
 from pytest_bionemo import metrics, series
 from pytest_bionemo.fleet import command
@@ -264,6 +267,94 @@ def test_of_two_folds_of_one_run_the_later_counts(
         assert labels_of(found, "node_status") == [{"host": "node1", "status": "failing"}]
 
 
+def as_file(document: Json, path: Path) -> Path:
+    """The document of a fleet in this file."""
+    path.write_text(json.dumps(document))
+    return path
+
+
+def blamers() -> list[Json]:
+    """The reports of three nodes that miss the fourth one of their job."""
+    return [blaming(f"node{number}", "node4", job=job("9", number - 1)) for number in (1, 2, 3)]
+
+
+def of_node(found: Series, host: str, name: str, label: str) -> list[str]:
+    """What a family says of a host in one label."""
+    return [labels[label] for labels in labels_of(found, f"node_{name}", host=host)]
+
+
+def test_a_node_that_is_blamed_and_has_not_reported_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = made(capsys, as_file(fleets.fleet(*blamers()), tmp_path / "fleet.json"))
+    assert found[key("node_missing", host="node4")] == found[key("fleet_missing_nodes")] == 1
+    assert found[key("node_missing", host="node1")] == 0
+    assert found[key("node_ready", host="node4")] == 0
+    assert found[key("node_blamed_by", host="node4")] == 3
+    assert found[key("node_action", host="node4", action="REBOOT_NODE")] == 1
+
+
+@pytest.mark.parametrize(
+    ("age", "action", "status"),
+    [
+        pytest.param(HOUR, "REBOOT_NODE", ["failing"], id="of the same run"),
+        pytest.param(MINUTE, "REBOOT_NODE", ["failing"], id="of a run that began before the fold"),
+        pytest.param(-MINUTE, "NONE", [], id="of a run after the fold"),
+    ],
+)
+def test_what_others_blame_a_node_for_holds_beside_its_own_report_until_it_is_validated_again(
+    age: float, action: str, status: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = fleets.fleet(*blamers(), report("node4", job=job("9", 3)))
+    paths = save(tmp_path, *blamers(), report("node4", age=age, job=job("9", 3)))
+    found = made(capsys, as_file(document, tmp_path / "fleet.json"), *paths)
+    assert of_node(found, "node4", "action", "action") == [action]
+    assert of_node(found, "node4", "status", "status") == status
+    assert of_node(found, "node4", "verdict", "verdict") == ["READY"]
+    # No run of the node alone refutes what the others saw.
+    assert found[key("node_blamed_by", host="node4")] == 3
+    assert found[key("node_gpus", host="node4")] == 1
+    assert found[key("node_findings", host="node1", severity="blocker")] == 1
+
+
+@pytest.mark.parametrize(("said", "holds"), [("REPLACE_NODE", "REPLACE_NODE"), ("FREE_GPU", "REBOOT_NODE")])
+def test_of_two_actions_for_a_node_the_stronger_holds(
+    said: str, holds: str, sick: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(sick, tmp_path, "node1")
+    document = fleets.fleet(json.loads(path.read_text()))
+    document["nodes"][0]["action"] = said
+    found = made(capsys, as_file(document, tmp_path / "fleet.json"), path)
+    assert of_node(found, "node1", "action", "action") == [holds]
+
+
+def test_a_clock_that_is_ahead_does_not_outdate_what_the_fleet_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ahead = report("node1", age=-2 * HOUR)
+    found = made(capsys, as_file(fleets.fleet(ahead), tmp_path / "fleet.json"), *save(tmp_path, ahead))
+    assert of_node(found, "node1", "status", "status") == ["unknown"]
+    assert found[key("node_gpus", host="node1")] == 1
+
+
+def test_a_report_that_came_after_the_first_fold_is_there_after_the_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [report(f"node{number}", age=2 * HOUR, job=job("9", number - 1)) for number in (1, 2, 3, 4)]
+    paths = [
+        as_file(fleets.fleet(*nodes[:3]), tmp_path / "first.json"),
+        as_file(fleets.fleet(*nodes, now=NOW + MINUTE), tmp_path / "second.json"),
+        *save(tmp_path / "reports", nodes[3]),
+    ]
+    assert made(capsys, paths[0])[key("node_missing", host="node4")] == 1
+    for order in itertools.permutations(paths):
+        found = made(capsys, *order)
+        assert found[key("node_missing", host="node4")] == found[key("fleet_missing_nodes")] == 0
+        assert of_node(found, "node4", "verdict", "verdict") == ["READY"]
+        assert of_node(found, "node4", "status", "status") == ["passing"]
+        assert found[key("node_gpus", host="node4")] == 1
+
+
 def test_a_healthy_fleet_is_ready(healthy: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder := tmp_path / "reports").mkdir()
     for host in ("node1", "node2"):
@@ -392,6 +483,14 @@ def test_what_cannot_be_read_is_named_one_by_one_and_the_others_are_there(
     assert [labels["host"] for labels in labels_of(found, "node_verdict")] == ["node1"]
 
 
+def test_the_name_of_a_file_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "\x1b]0;owned\x07\x1b[31m\u202e.json").write_text("x")
+    assert metrics.export([str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"unreadable: {tmp_path}/\\x1b]0;owned\\x07\\x1b[31m\\u202e.json: is no JSON")
+    assert line.isprintable()
+
+
 JUNK: list[Any] = [
     None,
     True,
@@ -515,6 +614,17 @@ def test_a_file_is_replaced_at_once_and_the_collector_can_read_it(healthy: Json,
     # node_exporter is another user.
     assert stat.S_IMODE(out.stat().st_mode) == 0o644
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bionemo.prom", "node1.json"]
+
+
+def test_a_standard_output_that_is_full_is_named_and_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    save(tmp_path, *(report(f"node{number}") for number in range(200)))
+    command = f"{sys.executable} -m pytest_bionemo metrics {tmp_path}"
+    full = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False)
+    said = "error: the standard output: No space left on device. Choose another -o.\n"
+    assert (full.returncode, full.stderr) == (4, said)
+    command = f"set -o pipefail; {command} | read -n 5"
+    enough = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (enough.returncode, enough.stderr) == (0, "")
 
 
 def test_promtool_has_nothing_to_say_about_the_names(healthy: Json, tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ CHANGES = {"scrape_interval: 1m": "scrape_interval: 1s", "evaluation_interval: 1
 # ---- the rules
 
 
+def rules(kind: str) -> list[Json]:
+    """Those that alert, or those that record."""
+    return [rule for group in RULES["groups"] for rule in group["rules"] if kind in rule]
+
+
 @pytest.mark.parametrize(
     "arguments", [("check", "rules", "--lint=all", "alerts.yml"), ("check", "config", "prometheus.yml")]
 )
@@ -63,19 +68,20 @@ def test_every_alert_is_raised_by_its_fault_and_by_nothing_else() -> None:
 def test_no_alert_is_without_a_test_and_none_asks_for_a_series_that_is_not_written() -> None:
     tests = yaml.safe_load((EXAMPLES / "alerts.test.yml").read_text())["tests"]
     raised = {one["alertname"] for test in tests for one in test.get("alert_rule_test", ()) if one["exp_alerts"]}
-    rules = [rule for group in RULES["groups"] for rule in group["rules"]]
-    assert {rule["alert"] for rule in rules} == raised
-    for rule in rules:
+    assert {rule["alert"] for rule in rules("alert")} == raised
+    for rule in [*rules("alert"), *rules("record")]:
         asked = set(re.findall(r"bionemo_\w+", rule["expr"]))
         assert asked
-        assert asked <= set(FAMILIES), rule["alert"]
+        assert asked <= set(FAMILIES), rule["expr"]
+    recorded = set(re.findall(r"bionemo:\w+", json.dumps([RULES, DASHBOARD])))
+    assert recorded == {rule["record"] for rule in rules("record")}
 
 
 def test_promtool_would_notice_an_alert_that_is_never_raised(tmp_path: Path) -> None:
     for name in ("alerts.yml", "alerts.test.yml"):
         shutil.copy(EXAMPLES / name, tmp_path)
     text = (tmp_path / "alerts.yml").read_text()
-    spoilt = text.replace("(bionemo_node_missing) == 1", "(bionemo_node_missing) == 2")
+    spoilt = text.replace("bionemo:node_outdated) == 1", "bionemo:node_outdated) == 2")
     assert spoilt != text
     (tmp_path / "alerts.yml").write_text(spoilt)
     done = subprocess.run(
@@ -84,6 +90,111 @@ def test_promtool_would_notice_an_alert_that_is_never_raised(tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode != 0
     assert "BionemoNodeMissing" in done.stdout + done.stderr
+
+
+# ---- the panels
+
+
+def panel(title: str) -> str:
+    """What the panel of this title asks."""
+    (found,) = (panel for panel in DASHBOARD["panels"] if panel["title"] == title)
+    expression: str = found["targets"][0]["expr"]
+    return expression
+
+
+def expect(folder: Path, series: Mapping[str, int], answers: Mapping[str, Mapping[str, int]]) -> None:
+    """Have promtool ask what these panels ask, over these series: each has its answer, a value for each label."""
+    questions = [
+        {
+            "expr": panel(title),
+            "eval_time": "5m",
+            "exp_samples": [{"labels": labels, "value": value} for labels, value in wanted.items()],
+        }
+        for title, wanted in answers.items()
+    ]
+    inputs = [{"series": one, "values": f"{value}x10"} for one, value in series.items()]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": questions}
+    content = {"rule_files": [str(EXAMPLES / "alerts.yml")], "evaluation_interval": "1m", "tests": [test]}
+    (folder / "panels.test.yml").write_text(yaml.safe_dump(content))
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", "panels.test.yml"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def told(place: str, host: str, started: int, verdict: str, action: str, status: str = "") -> dict[str, int]:
+    """What the collector of a place says of a host; the status only if it is that of the fleet."""
+    where = f'instance="{place}", host="{host}"'
+    of_the_fleet = {f'bionemo_node_status{{{where}, status="{status}"}}': 1} if status else {}
+    return {
+        f"bionemo_node_started_timestamp_seconds{{{where}}}": started,
+        f"bionemo_node_ready{{{where}}}": int(verdict == "READY"),
+        f'bionemo_node_verdict{{{where}, verdict="{verdict}"}}': 1,
+        f'bionemo_node_action{{{where}, action="{action}"}}': 1,
+        f"bionemo_node_missing{{{where}}}": 0,
+        **of_the_fleet,
+    }
+
+
+def test_a_report_that_cannot_be_read_is_counted_whoever_found_it(tmp_path: Path) -> None:
+    series = {"bionemo_reports_unreadable": 0, "bionemo_fleet_unreadable_reports": 7}
+    expect(tmp_path, series, {"Reports that cannot be read": {"{}": 7}})
+
+
+def test_a_node_that_the_fleet_calls_failing_is_not_counted_as_ready(tmp_path: Path) -> None:
+    series = {
+        **told("fold", "node1", 100, "READY", "NONE", "passing"),
+        **told("node1", "node1", 100, "READY", "NONE"),
+        **told("fold", "blamed", 100, "READY", "REBOOT_NODE", "failing"),
+        **told("blamed", "blamed", 100, "READY", "NONE"),
+        **told("fold", "doubtful", 100, "READY", "NONE", "unknown"),
+        # It has a report, which the fold does not have.
+        **told("missed", "missed", 100, "READY", "NONE"),
+        'bionemo_node_missing{instance="fold", host="missed"}': 1,
+        'bionemo_fleet_created_timestamp_seconds{instance="fold"}': 200,
+        # The fleet does not know of it.
+        **told("node2", "node2", 100, "READY", "NONE"),
+    }
+    expect(
+        tmp_path,
+        series,
+        {
+            "Nodes that are ready": {"{}": 2},
+            "Nodes that need hands": {"{}": 1},
+            "Nodes that are missing": {"{}": 1},
+            "Nodes by verdict": {'{verdict="READY"}': 5},
+        },
+    )
+    expect(tmp_path, told("fold", "node1", 100, "BLOCKED", "NONE", "failing"), {"Nodes that are ready": {"{}": 0}})
+
+
+def test_of_a_node_in_two_places_that_differ_the_newer_counts(tmp_path: Path) -> None:
+    series = {
+        **told("fold", "mended", 100, "BLOCKED", "REPLACE_NODE", "failing"),
+        **told("mended", "mended", 300, "READY", "NONE"),
+        **told("fold", "broken", 100, "READY", "NONE", "passing"),
+        **told("broken", "broken", 300, "BLOCKED", "RESET_GPU"),
+        'bionemo_node_missing{instance="fold", host="late"}': 1,
+        'bionemo_fleet_created_timestamp_seconds{instance="fold"}': 200,
+        **told("late", "late", 300, "READY", "NONE"),
+        'bionemo_node_failed_check{instance="mended", host="mended", check="a", severity="warning"}': 1,
+        'bionemo_node_failed_check{instance="fold", host="mended", check="b", severity="blocker"}': 1,
+    }
+    expect(
+        tmp_path,
+        series,
+        {
+            "Nodes that are ready": {"{}": 2},
+            "Nodes that need hands": {"{}": 1},
+            "Nodes that are missing": {"{}": 0},
+            "Nodes by verdict": {'{verdict="READY"}': 2, '{verdict="BLOCKED"}': 1},
+            "Nodes by action": {'{action="RESET_GPU"}': 1},
+            "Nodes that are not ready": {'{host="broken", verdict="BLOCKED"}': 1},
+            "What has to be done": {'{host="broken", action="RESET_GPU"}': 1},
+            "Checks that fail on most nodes": {'{check="a", severity="warning"}': 1},
+        },
+    )
 
 
 # ---- in a real Prometheus
@@ -274,4 +385,4 @@ def test_the_page_lists_every_metric_and_every_alert() -> None:
     rows = [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| `bionemo_")]
     assert rows == [[f"| `{name}`", ", ".join(family.labels) or "-"] for name, family in FAMILIES.items()]
     alerts = re.findall(r"^\| (Bionemo\w+) \|", page, flags=re.MULTILINE)
-    assert alerts == [rule["alert"] for group in RULES["groups"] for rule in group["rules"]]
+    assert alerts == [rule["alert"] for rule in rules("alert")]

@@ -130,7 +130,7 @@ class Validation:
             return Place(self.options.report, folder)
         is_default = self.options.report == DEFAULT_REPORT
         name = "." if is_default and job.is_one_of_many else self.options.report
-        return Place(name, folder, job.folder, job.node)
+        return Place(name, folder, job.folder, job.node, of_many=job.is_one_of_many)
 
     def _choose_page(self, report: Place) -> Page | None:
         """Where the page goes, if one is asked for: what it is made with has to be there before anything runs."""
@@ -138,7 +138,8 @@ class Validation:
             return None
         job = jobs.read(os.environ)
         node = (job.folder, job.node) if job else (None, None)
-        page = Page(Place(self.options.html, self._folder, *node, kind="page"))
+        of_many = job is not None and job.is_one_of_many
+        page = Page(Place(self.options.html, self._folder, *node, kind="page", of_many=of_many))
         if page.place.path.resolve() == report.path.resolve():
             raise PlaceError(f"{page.place.path} is the place of the report. Choose another --bionemo-html.")
         return page

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,23 @@ def test_both_operators_start_as_many_nodes() -> None:
     arguments = replica["template"]["spec"]["containers"][0]["args"][0]
     assert replica["replicas"] == NODES
     assert f"--nnodes={NODES} " in arguments
+
+
+@pytest.mark.parametrize("file", ["pytorchjob.yaml", "hyperpod-pytorchjob.yaml"])
+def test_every_run_of_an_operator_has_a_name_and_a_folder_of_its_own(file: str) -> None:
+    """By the command on top of the file: its manifest goes to kubectl."""
+    command = re.search(r"^#   (sed .*) \| kubectl create -f -$", (EXAMPLES / file).read_text(), re.MULTILINE)
+    assert command
+    made = subprocess.run(["bash", "-c", command[1]], cwd=EXAMPLES, capture_output=True, text=True, check=True)
+    (document,) = yaml.safe_load_all(made.stdout)
+    name = document["metadata"]["name"]
+    assert re.fullmatch(r"bionemo-readiness-[0-9]{10}", name)
+    for template in pods(document):
+        (variable,) = (one for one in template["spec"]["containers"][0]["env"] if one["name"] == "JOB_NAME")
+        label = {"fieldRef": {"fieldPath": "metadata.labels['training.kubeflow.org/job-name']"}}
+        assert variable in ({"name": "JOB_NAME", "value": name}, {"name": "JOB_NAME", "valueFrom": label})
+    # Nothing else but the name is changed.
+    assert made.stdout.replace(name, "bionemo-readiness-1") == (EXAMPLES / file).read_text()
 
 
 # ---- what runs in the pods

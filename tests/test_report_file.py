@@ -68,6 +68,61 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_nodes_that_are_given_one_name_make_it_a_folder(tmp_path: Path) -> None:
+    # Each is given its place before the first of them makes the folder.
+    places = [Place("reports", tmp_path, "job-3", node, of_many=True) for node in ("node1", "node2")]
+    assert list(tmp_path.iterdir()) == []
+    for place in places:
+        place.begin({"run": place.path.stem})
+    assert [place.path for place in places] == [tmp_path / "reports" / "job-3" / f"node{n}.json" for n in (1, 2)]
+    assert [json.loads(place.path.read_text())["run"] for place in places] == ["node1", "node2"]
+    later = Place("reports", tmp_path, "job-4", "node1", of_many=True)
+    assert later.path == tmp_path / "reports" / "job-4" / "node1.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "path"),
+    [
+        ("new/", "report", "new/job-3/node1.json"),
+        ("new.d/", "report", "new.d/job-3/node1.json"),
+        ("new.json/", "report", "new.json/job-3/node1.json"),
+        ("new.json", "report", "new.json"),
+        ("old", "report", "old"),  # a file that is there is meant
+        ("new", "page", "new/job-3/node1.html"),
+        ("new.html", "page", "new.html"),
+    ],
+)
+def test_what_is_a_file_to_many_nodes_and_what_a_folder(name: str, kind: str, path: str, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("{}")
+    place = Place(name, tmp_path, "job-3", "node1", kind, of_many=True)
+    assert place.path == tmp_path / path
+    place.begin({})
+    assert place.path.is_file()
+
+
+def test_a_job_without_an_id_has_no_folder_below_the_one_that_is_made(tmp_path: Path) -> None:
+    Place("reports", tmp_path, of_many=True).begin({})
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == [f"{socket.gethostname()}.json"]
+
+
+@pytest.mark.parametrize(("name", "missing"), [("no/reports", "no"), ("a/b/", "a/b")])
+def test_many_nodes_make_one_folder_and_none_above_it(name: str, missing: str, tmp_path: Path) -> None:
+    with pytest.raises(PlaceError, match=f"the folder {tmp_path / missing} does not exist. Make it"):
+        Place(name, tmp_path, "job-3", of_many=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_nothing_is_no_folder_for_many_nodes(tmp_path: Path) -> None:
+    (tmp_path / "reports").symlink_to("gone")
+    with pytest.raises(PlaceError, match="cannot write the report to "):
+        Place("reports", tmp_path, "job-3", of_many=True).begin({})
+    assert [path.name for path in tmp_path.iterdir()] == ["reports"]
+
+
+def test_one_node_writes_the_file_that_it_is_told(tmp_path: Path) -> None:
+    assert Place("reports", tmp_path, "job-3").path == tmp_path / "reports"
+
+
 def test_the_report_of_another_run_is_not_overwritten_by_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("READY of yesterday")
     place, other = Place("r.json", tmp_path), Place("r.json", tmp_path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +24,7 @@ from conftest import Rig, assert_valid
 from standin import H100x8, Node
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "slurm"
+DOCS = Path(__file__).parents[1] / "docs"
 LOST = H100x8.with_gpu_fault(3, "nvmlDeviceGetHandleByIndex_v2", 15)
 """A node of which the fourth GPU is lost."""
 
@@ -65,6 +69,11 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (obstacle() or "").startswith("Slurm's programs are not all installed: munged, slurmctld, slurmd, srun, ")
 
 
+def _install(path: Path, script: str) -> None:
+    path.write_text(script)
+    path.chmod(0o755)
+
+
 class Fleet:
     """The nodes of a Slurm, each with a driver of its own, and a rig's environment on all of them."""
 
@@ -88,10 +97,9 @@ class Fleet:
         """What pip would have installed beside the environment's Python."""
         folder = self.rig.folder / "bin"
         folder.mkdir()
-        (folder / "python").symlink_to(self.rig.environment.python)
-        pytest_command = folder / "pytest"
-        pytest_command.write_text(f"#!{self.rig.environment.python}\nimport sys, pytest\nsys.exit(pytest.main())\n")
-        pytest_command.chmod(0o755)
+        python = self.rig.environment.python
+        _install(folder / "python", f'#!/bin/sh\nexec {python} "$@"\n')  # a link would leave the environment
+        _install(folder / "pytest", f"#!{python}\nimport sys, pytest\nsys.exit(pytest.main())\n")
         return folder
 
     def give(self, node: str, driver: Node) -> None:
@@ -175,9 +183,7 @@ def test_an_array_takes_every_node_of_a_list_once_and_a_silent_one_is_named(flee
     slurm = fleet.slurm
     # An environment that node4 has not got.
     for node in ("node1", "node2", "node3"):
-        python = slurm.disk_of(node) / "python"
-        python.write_text(f'#!/bin/sh\nexec {fleet.rig.environment.python} "$@"\n')
-        python.chmod(0o755)
+        _install(slurm.disk_of(node) / "python", f'#!/bin/sh\nexec {fleet.rig.environment.python} "$@"\n')
     fleet.variables |= {"PYTHON": str(slurm.disk / "python"), "CHUNK": "3", "AT_ONCE": "1"}
     job = fleet.run(EXAMPLES / "validate_fleet.sh", "node[1-4]", "--bionemo-level=quick").stdout.strip()
     slurm.wait(lambda: not fleet.run("squeue", "--noheader").stdout.strip(), "the array and its fold end", 120)
@@ -191,6 +197,26 @@ def test_an_array_takes_every_node_of_a_list_once_and_a_silent_one_is_named(flee
     report = json.loads((fleet.reports / f"job-{job}" / "node2.json").read_text())
     array = report["bionemo"]["environment"]["job"]
     assert (array["task"], array["tasks"], array["node_list"]) == (0, 2, "node[1-3]")
+
+
+def test_a_node_that_hangs_is_named_before_the_time_is_over(fleet: Fleet) -> None:
+    slurm = fleet.slurm
+    for node in slurm.nodes:
+        does = "sleep 1000" if node == "node4" else f'exec {fleet.rig.environment.python} "$@"'
+        _install(slurm.disk_of(node) / "python", f"#!/bin/sh\n{does}\n")
+    fleet.variables |= {"PYTHON": str(slurm.disk / "python")}
+    submitted = ("--nodes=4", EXAMPLES / "validate.sbatch", "--bionemo-level=quick")
+    job = slurm.sbatch(*submitted, env=fleet.variables, cwd=fleet.rig.project)
+    reports = [fleet.reports / f"job-{job}" / f"{node}.json" for node in slurm.nodes[:3]]
+    ended = "READY_FOR_INSTALL"
+    slurm.wait(lambda: all(path.exists() and _verdict(path) == ended for path in reports), "three are ready", 180)
+    # The shortest time that Slurm knows; it looks every 30 s whose time is nearly over.
+    fleet.run("scontrol", "update", f"jobid={job}", "timelimit=1")
+    slurm.finish(job)
+    document = fleet.folded(job)
+    assert (document["missing"], document["exclude"]) == (["node4"], "node4")
+    assert {node["host"]: node["status"] for node in document["nodes"]} == dict.fromkeys(slurm.nodes[:3], "passing")
+    assert (fleet.reports / f"job-{job}.lists" / "missing_nodes.txt").read_text() == "node4\n"
 
 
 def test_jobs_at_the_same_time_share_a_folder_and_do_not_mix(fleet: Fleet) -> None:
@@ -207,9 +233,73 @@ def test_more_than_one_task_of_a_node_is_a_usage_error(fleet: Fleet) -> None:
     command = ("srun", "--nodes=1", "--ntasks-per-node=2", "pytest", "--bionemo-validate", "--bionemo-report=.")
     done = fleet.run(*command, check=False)
     assert "2 tasks were started on this node" in done.stderr
-    assert "srun --ntasks-per-node=1 pytest --bionemo-validate" in done.stderr
+    assert "srun --nodes=1 --ntasks=1 --ntasks-per-node=1 pytest --bionemo-validate" in done.stderr
     assert "Exited with exit code 4" in done.stderr
     assert list(fleet.rig.project.rglob("*.json")) == []
+
+
+def test_the_first_step_of_a_job_that_trains_is_one_task_a_node(fleet: Fleet) -> None:
+    """The lines of the page, in a job of several tasks a node."""
+    (block,) = (block for block in _blocks("slurm.md") if "--open-mode=append" in block)
+    validates, trains, _ = block.partition("srun --auto-resume")
+    script = fleet.rig.project / "train.sbatch"
+    script.write_text(f"#!/bin/bash\n{validates.replace('/fsx/reports', str(fleet.reports))}echo it trains\n")
+    assert trains
+    said = fleet.rig.project / "bionemo-training.log"
+    submitted = ("--nodes=2", "--ntasks-per-node=4", f"--output={said}", script)
+    job = fleet.slurm.sbatch(*submitted, env=fleet.variables, cwd=fleet.rig.project)
+    fleet.slurm.finish(job)
+    assert said.read_text().endswith("it trains\n"), said.read_text()
+    assert "Warning" not in said.read_text()
+    written = sorted(path.name for path in (fleet.reports / f"job-{job}").iterdir())
+    assert written == ["node1.json", "node2.json"]
+
+
+def test_the_first_commands_of_the_page_need_no_folder(fleet: Fleet) -> None:
+    fleet.variables |= {"PYTEST_ADDOPTS": "--bionemo-level=quick"}
+    done = fleet.run("bash", "-c", _blocks("fleet.md")[0], check=False)
+    assert "4 nodes, 4 passing" in done.stdout, done.stdout + done.stderr
+    (folder,) = (fleet.rig.project / "reports").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [f"{node}.json" for node in fleet.slurm.nodes]
+
+
+# What takes the place of Slurm's commands: it writes down what it is asked.
+_ASKED = """#!/bin/sh
+echo "$(basename "$0") $*" >>asked
+"""
+
+
+@pytest.mark.parametrize("options", ["", "-e"])
+@pytest.mark.parametrize(("page", "command"), [("fleet.md", "srun"), ("slurm.md", "sbatch")])
+def test_without_a_list_of_nodes_to_avoid_nothing_starts(rig: Rig, page: str, command: str, options: str) -> None:
+    (block,) = (block for block in _blocks(page) if f"{command} --exclude=" in block)
+    (programs := rig.folder / "bin").mkdir()
+    _install(programs / command, _ASKED)
+    asked = rig.project / "asked"
+
+    def start() -> int:
+        run = ["bash", *options.split(), "-c", block]
+        variables = {**rig.environ(), "PATH": f"{programs}:/usr/bin:/bin"}
+        return subprocess.run(run, cwd=rig.project, env=variables, capture_output=True, check=False).returncode
+
+    assert start() != 0, "there is not even a Python"
+    _install(programs / "python", f'#!/bin/sh\nexec {rig.environment.python} "$@"\n')
+    assert start() != 0, "there is no report, and no list"
+    assert not asked.exists()
+
+    rig.node = LOST
+    for name in ("reports", "bionemo-reports"):
+        (rig.project / name).mkdir()
+    rig.validate("--bionemo-report=reports", "bionemo/driver")
+    rig.run("-m", "pytest_bionemo", "fleet", "reports", "--lists", "bionemo-reports/job-1234.lists")
+    assert start() == 0
+    assert f"{command} --exclude={socket.gethostname()} " in asked.read_text()
+
+
+def _blocks(page: str) -> list[str]:
+    """The commands that a page shows."""
+    found = re.findall(r"^( *)```bash\n(.*?)^\1```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 def test_a_run_that_is_cancelled_is_no_proof(fleet: Fleet) -> None:
@@ -329,11 +419,11 @@ def test_a_prolog_drains_the_bad_node_and_the_job_goes_on(fleet: Fleet, on_nodes
     with slurm.configured(Prolog=on_nodes("prolog.sh"), PrologFlags="Alloc"):
         out = fleet.rig.project / "where"
         job = slurm.sbatch("--nodes=1", f"--output={out}", "--wrap=hostname", env=fleet.variables)
-        slurm.wait(lambda: "drain" in slurm.states()["node1"], "the bad node is drained", 60)
+        slurm.wait(lambda: "drain" in slurm.states()["node1"], "the bad node is drained", 180)
         assert slurm.reason("node1").startswith("Prolog")
         assert (slurm.disk_of("node1") / "state" / "report.json").exists()
         # Slurm holds a job that it has put back after a prolog that failed, and waits two minutes.
-        slurm.wait(lambda: "PENDING" in _state(slurm, job), "the job is back in the queue", 60)
+        slurm.wait(lambda: "PENDING" in _state(slurm, job), "the job is back in the queue", 180)
         fleet.run("scontrol", "release", job)
         fleet.run("scontrol", "update", f"jobid={job}", "starttime=now")
         slurm.finish(job)
@@ -346,8 +436,8 @@ def test_a_health_check_program_drains_what_fails_and_nothing_else(
     slurm = fleet.slurm
     fleet.give("node2", LOST)
     program = on_nodes("health_check.sh")
-    with slurm.configured(HealthCheckProgram=program, HealthCheckInterval="8", HealthCheckNodeState="IDLE"):
-        slurm.wait(lambda: slurm.states()["node2"] == "drained", "the bad node is drained", 60)
+    with slurm.configured(HealthCheckProgram=program, HealthCheckInterval="15", HealthCheckNodeState="IDLE"):
+        slurm.wait(lambda: slurm.states()["node2"] == "drained", "the bad node is drained", 180)
         assert slurm.reason("node2") == "bionemo: reboot: BLOCKED at level quick: bionemo/driver::answers[gpu3]"
         assert (slurm.states()["node1"], slurm.states()["node3"]) == ("idle", "idle")
 
@@ -395,6 +485,11 @@ def test_hyperpod_is_told_in_its_own_words_and_only_where_there_is_a_remedy() ->
     assert "'state=drain' 'reason=bionemo: replace: BLOCKED: x'" in drain(lines_of(a="replace")).stdout
 
 
+def test_a_healthy_fleet_has_nothing_to_drain() -> None:
+    done = drain("HEALTH_CHECK_RESULT:a:Passed:none:\nHEALTH_CHECK_RESULT:b:Skipped:none:no report\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_cluster_is_not_drained_for_what_is_wrong_everywhere() -> None:
     everywhere = lines_of(a="none", b="none", c="none")
     done = drain(everywhere)
@@ -423,5 +518,5 @@ def test_no_line_of_a_fleet_and_an_option_that_is_none_are_one_line() -> None:
 
 
 def test_the_page_tells_of_every_script() -> None:
-    page = (EXAMPLES.parents[1] / "docs" / "slurm.md").read_text()
+    page = (DOCS / "slurm.md").read_text()
     assert [path.name for path in EXAMPLES.iterdir() if f"`{path.name}`" not in page] == []

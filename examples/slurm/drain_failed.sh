@@ -18,7 +18,7 @@ for option in "$@"; do
 done
 
 declare -i all=0
-declare -A state reason
+declare -A state=() reason=()  # with a value, or there is nothing to count where no node failed
 while IFS=: read -r word host status remedy text; do
     [ "$word" = HEALTH_CHECK_RESULT ] || continue
     all+=1

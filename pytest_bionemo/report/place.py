@@ -29,19 +29,29 @@ class Place:
 
     :param name: a path as the user gave it; an existing folder gets ``<hostname>.json``.
     :param folder: what a relative path is relative to.
-    :param subfolder: of an existing folder; made by the first of the nodes that write there.
+    :param subfolder: of a folder; made by the first of the nodes that write there.
     :param node: instead of the name of this host.
     :param kind: what lies there, in words: ``report``, or ``page``.
+    :param of_many: whether other nodes are given the same name. One that does not exist and does not end in the
+        suffix of a file is then a folder, which is made: as a file, they would write it over each other.
     :raises PlaceError: if none can lie there.
     """
 
     def __init__(
-        self, name: str, folder: Path, subfolder: str | None = None, node: str | None = None, kind: str = "report"
+        self,
+        name: str,
+        folder: Path,
+        subfolder: str | None = None,
+        node: str | None = None,
+        kind: str = "report",
+        *,
+        of_many: bool = False,
     ) -> None:
         self._kind = kind
         self._option, suffix = _KINDS[kind]
         try:
-            path = self._choose(name, folder, subfolder, f"{node or socket.gethostname()}{suffix}")
+            in_folder = Path(subfolder or "", f"{node or socket.gethostname()}{suffix}")
+            path = self._choose(name, folder, in_folder, of_many)
             self.path = path.resolve() if path.is_symlink() else path
             is_something_else = self.path.exists() and not self.path.is_file()
         except (OSError, RuntimeError, ValueError) as error:
@@ -53,14 +63,16 @@ class Place:
         self._before: bytes | None = None
         self._begun = b""
 
-    def _choose(self, name: str, folder: Path, subfolder: str | None, file_name: str) -> Path:
+    def _choose(self, name: str, folder: Path, in_folder: Path, of_many: bool) -> Path:
         if not name:
             raise PlaceError(f"'' is no path for the {self._kind}. Choose another {self._option}.")
         path = folder / Path(name).expanduser()
-        if path.is_dir():
-            return path / (subfolder or "") / file_name
-        if name.endswith(os.sep) or not path.parent.is_dir():
-            missing = path if name.endswith(os.sep) else path.parent
+        is_folder = name.endswith(os.sep)
+        is_new = path.parent.is_dir() and not path.exists()
+        if path.is_dir() or (of_many and is_new and (is_folder or not path.name.endswith(in_folder.suffix))):
+            return path / in_folder
+        if is_folder or not path.parent.is_dir():
+            missing = path if is_folder else path.parent
             raise PlaceError(f"the folder {missing} does not exist. Make it, or choose another {self._option}.")
         return path
 
@@ -80,7 +92,7 @@ class Place:
         begun = _encode(content)
         try:
             # It stays after a usage error, too: another node may be about to write there.
-            self.path.parent.mkdir(exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 self._before = self.path.read_bytes()
             atomic.save(self.path, begun)

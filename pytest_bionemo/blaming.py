@@ -52,6 +52,7 @@ def _measure(ranks: Ranks, found: Numbers, reached: float, word: Word) -> None:
         ci95=best.interval,
         peer_median=reached if ranks.place.nodes > 2 else None,
         judgement=word.value,
+        nodes=ranks.nodes,
     )
 
 

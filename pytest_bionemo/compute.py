@@ -250,6 +250,7 @@ class Compute:
         reference: float | None = None,
         peer_median: float | None = None,
         judgement: str | None = None,
+        nodes: int | None = None,
     ) -> Measurement:
         """Put a number of this device into the report, with its rulers (see :class:`Measurement`).
 
@@ -264,8 +265,9 @@ class Compute:
         before = self.earlier(name, unit)
         baseline = before.value if before else None
         measurement = Measurement(
-            name, finite, unit, self.label, samples, interval, bound, reference, peer_median, baseline, judgement
-        )
+            name, finite, unit, self.label, samples, interval, bound, reference, peer_median, baseline, judgement,
+            nodes=nodes,
+        )  # fmt: skip
         self._properties.append((MEASUREMENT, json.dumps(measurement.to_json())))
         return measurement
 

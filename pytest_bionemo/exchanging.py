@@ -243,7 +243,7 @@ def _judge_bandwidth(ranks: Ranks, operation: str, prefix: str, timings: Sequenc
     latency = timings[0]["seconds"]
     first = ranks.first
     first.measure(f"{prefix}_{operation}_latency", latency["value"], "s", samples=latency["samples"],
-                  ci95=latency["ci95"])  # fmt: skip
+                  ci95=latency["ci95"], nodes=ranks.nodes)  # fmt: skip
     best = max(timings, key=lambda timed: timed["rate"]["value"])["rate"]
     bound = collective_bound(first, operation, ranks.run(MEET)[0]["size"], ranks.place.nodes)
     name = f"{prefix}_{operation}_bus"
@@ -252,7 +252,7 @@ def _judge_bandwidth(ranks: Ranks, operation: str, prefix: str, timings: Sequenc
         **first.earlier_rulers(name, "GB/s", judging.PRETENDED_PAIRS),
     )  # fmt: skip
     first.measure(name, best["value"], "GB/s", samples=best["samples"], ci95=best["ci95"],
-                  bound=bound, judgement=judgement.word.value)  # fmt: skip
+                  bound=bound, judgement=judgement.word.value, nodes=ranks.nodes)  # fmt: skip
     if judgement.word is Word.UNTRUSTED:
         fail(
             f"{operation}: a bus bandwidth of {best['value']:.4g} GB/s is faster than physics, whose bound is "

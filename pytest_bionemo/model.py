@@ -81,7 +81,8 @@ class Measurement:
     confidence interval of the value. The rulers: ``bound`` is what the device can physically do, ``reference`` what a
     healthy one of its model does, ``peer_median`` what the devices of this machine do, ``baseline`` what this device
     did before. None: there is no such ruler. ``judgement`` is a word of ``pytest_bionemo.judging``; None for a number
-    that is only reported. ``test`` is the id of somebody's test that has measured it, None for a check.
+    that is only reported. ``test`` is the id of somebody's test that has measured it, None for a check. ``nodes`` is
+    how many nodes have measured it together, None where it is this one's own.
     """
 
     name: str
@@ -96,11 +97,12 @@ class Measurement:
     baseline: float | None = None
     judgement: str | None = None
     test: str | None = None
+    nodes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain builtins."""
-        record = asdict(self)
-        return record if self.test else {name: value for name, value in record.items() if name != "test"}
+        left_out = {name for name in ("test", "nodes") if getattr(self, name) is None}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,11 @@ class Ranks:
         return self.devices[0].is_rehearsal
 
     @property
+    def nodes(self) -> int | None:
+        """How many nodes measure together what is measured here; None for the devices of this one alone."""
+        return self.place.nodes if self.place.nodes > 1 else None
+
+    @property
     def first(self) -> Compute:
         """The device of local rank 0: what all ranks measure alike is put into the report as its own."""
         return self.devices[0]
@@ -69,7 +74,6 @@ class Ranks:
         check ends with a finding about its device; where one of another node is missed, with one that blames that
         node. After that no rank meets again: every further meeting could cost a whole deadline.
 
-        :raises WorkloadFailed: if it broke off with an error of its own.
         """
         __tracebackhide__ = True
         answers = self.outcomes(workload, here, **parameters)
@@ -94,15 +98,33 @@ class Ranks:
     def explain(self, device: Compute, failure: WorkloadFailed, workload: str) -> NoReturn:
         """End the check with a finding about this device, or about the rank that it missed.
 
-        :raises WorkloadFailed: the failure, if it is an error of the workload itself.
+        :raises WorkloadFailed: the failure, if nothing is known of it.
         """
         __tracebackhide__ = True
-        if failure.trouble is not Trouble.ERROR:
-            self._encounter.ended_by = f"the ranks did not come to the end of {workload.partition(':')[0]}"
+        self._encounter.ended_by = f"the ranks did not come to the end of {workload.partition(':')[0]}"
         if failure.trouble is Trouble.MISSED:
             self._fail(workload, failure)
         device.explain(failure, workload)
+        if failure.trouble is Trouble.ERROR:
+            # The others miss this rank, and say so in findings of their own.
+            fail(
+                f"{device}: the workload {workload.partition(':')[0]} broke off: {failure.text}",
+                why="a training over these devices would end there, and take all ranks along",
+                fix="look at the findings of torch and stack on this node, and install what the others have",
+                action=Action.FIX_SOFTWARE,
+            )
         raise failure
+
+    def lacking(self, lack: str | None) -> list[str]:
+        """What other nodes lack to take part in what follows, each with its name: all nodes have to ask.
+
+        :param lack: why this node cannot; None if it can.
+        """
+        __tracebackhide__ = True
+        if self.nodes is None:
+            return []
+        found = self.run("collectives:confer", {"lack": lack})[0]["lacks"]
+        return [f"{host}: {why}" for host, why in found if host != self.place.host]
 
     def meets(self, workload: str, /, **parameters: Any) -> bool:
         """Whether it gives numbers on every device of this node."""

@@ -65,7 +65,7 @@ class Record(Protocol):
 
 
 class Number(Protocol):
-    """One measurement; ``test`` is ABSENT for those of our own checks."""
+    """One measurement; ``test`` is ABSENT for those of our own checks, ``nodes`` for those of one node alone."""
 
     @property
     def name(self) -> Any: ...
@@ -79,6 +79,8 @@ class Number(Protocol):
     def ci95(self) -> Any: ...
     @property
     def test(self) -> Any: ...
+    @property
+    def nodes(self) -> Any: ...
 
 
 class _Check(NamedTuple):
@@ -98,6 +100,7 @@ class _Number(NamedTuple):
     device: Any
     ci95: Any
     test: Any
+    nodes: Any
 
 
 class _Stage(NamedTuple):
@@ -139,10 +142,12 @@ def numbers(run: Mapping[str, Any]) -> list[Number]:
     measured = run.get("measurements", [])
     if not isinstance(measured, list):
         raise TypeError("its measurements are no list")
-    return [
-        _Number(one["name"], one["value"], one["unit"], one["device"], one["ci95"], one.get("test", ABSENT))
-        for one in measured
-    ]
+    return [_number(one) for one in measured]
+
+
+def _number(one: Mapping[str, Any]) -> _Number:
+    own = (one["name"], one["value"], one["unit"], one["device"], one["ci95"])
+    return _Number(*own, test=one.get("test", ABSENT), nodes=one.get("nodes", ABSENT))
 
 
 def tests(report: Mapping[str, Any]) -> list[Record]:

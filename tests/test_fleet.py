@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fleets import HOUR, MINUTE, NOW, Json, begun, blaming, fleet, job, node, reasons, report, save, status
+from pytest_bionemo.fleet.counting import choose
 from pytest_bionemo.fleet.folding import is_enough
 from pytest_bionemo.fleet.node import read
 from pytest_bionemo.verdict import ReportError
@@ -133,6 +134,40 @@ def test_a_clock_that_is_off_does_not_make_a_job_older() -> None:
     assert {entry["job"] for entry in found["nodes"]} == {"7"}
 
 
+@pytest.mark.parametrize("started", [[0.0, 3 * 24 * HOUR], [400 * 24 * HOUR]])
+def test_a_wrong_clock_lets_no_older_report_stand_for_one_that_is_blocked(started: list[float]) -> None:
+    older = [report(f"node{number}", age=24 * HOUR, job=job("100", number)) for number in (1, 2, 3, 4)]
+    hosts = ["node4", "node3"][: len(started)]
+    kinds = {"node3": "ready", "node4": "blocked"}
+    part = job("101", 0, ",".join(hosts), len(hosts))
+    newer = [report(host, kinds[host], age=age, job=part) for host, age in zip(hosts, started, strict=True)]
+    found = fleet(*older, *newer)
+    assert (found["verdict"], status(found)["node4"]) == ("INCONCLUSIVE", "unknown")
+    said = "job 101, which has a higher number, says otherwise; by the clocks it is older"
+    assert reasons(found, "node4") == [said]
+    assert fleet(*older, *newer, job="100")["verdict"] == "READY"
+    assert fleet(*older, *newer, job="101")["verdict"] == "BLOCKED"
+
+
+def test_a_job_that_may_be_the_newer_one_and_has_no_report_of_a_host_is_a_doubt() -> None:
+    older = [report(f"node{number}", age=HOUR, job=job("100", number)) for number in (1, 2, 3, 4)]
+    found = fleet(*older, report("node1", age=2 * HOUR, job=job("101", 0, "node[1-2]", 2)))
+    said = "job 101 has a higher number and no report of it; by the clocks it began before"
+    assert (found["verdict"], reasons(found, "node1"), reasons(found, "node2")) == ("INCONCLUSIVE", [], [said])
+
+
+def test_without_numbers_of_jobs_the_own_clock_of_a_host_is_asked() -> None:
+    older = [report(f"node{rank}", age=8 * HOUR, job=job("a", rank, None, 3)) for rank in range(3)]
+    # Two of three clocks are behind, so that the job seems to be older.
+    ages, kinds = (9, 1, 9), ("ready", "blocked", "ready")
+    newer = [
+        report(f"node{rank}", kinds[rank], age=ages[rank] * HOUR, job=job("b", rank, None, 3)) for rank in range(3)
+    ]
+    found = fleet(*older, *newer)
+    assert found["verdict"] == "INCONCLUSIVE"
+    assert reasons(found, "node1") == ["job b says otherwise, and began later by the clock of this node"]
+
+
 def test_one_job_can_be_asked_for() -> None:
     reports = [
         report("node1", "blocked", job=job("5", 0, "node1", 1)),
@@ -163,6 +198,30 @@ def test_a_job_array_is_held_to_its_number_of_tasks() -> None:
     found = fleet(task(0), task(1), task(2), task(3))
     assert (found["verdict"], found["missing"], found["duplicates"]) == ("READY", [], [])
     assert fleet(task(0), task(1), job="77_1")["nodes"][0]["job"] == "77_1"
+
+
+def test_an_array_in_whose_place_another_one_counts_lacks_nothing() -> None:
+    former = [report(f"node{task}", age=9 * HOUR, job=job("77", 0, f"node{task}", 1, task=task, tasks=4))
+              for task in (0, 1, 2)]  # fmt: skip
+    latter = [report(f"node{task}", job=job("78", 0, f"node{task}", 1, task=task, tasks=4)) for task in range(4)]
+    assert fleet(*former)["doubts"] == ["job array 77: 3 of 4 tasks have reported"]
+    found = fleet(*former, *latter)
+    assert (found["verdict"], found["doubts"]) == ("READY", [])
+
+
+def test_a_run_that_did_not_end_has_a_rank_that_nobody_knows() -> None:
+    here = [report(f"pod-{rank}", job=job("t", rank, None)) for rank in (1, 2)]
+    found = fleet(*here, ("r/job-t/pod-3.json", begun("pod-3")))
+    assert found["doubts"] == ["job t: 3 of 4 nodes have reported"]
+
+
+def test_lists_of_jobs_cannot_name_more_hosts_than_a_fleet_has() -> None:
+    reports = [report(f"node{number}", job=job(f"{number}", 0, f"x{number}-[1-90000]", 9)) for number in (1, 2, 3)]
+    found = fleet(*reports)
+    assert found["verdict"] == "INCONCLUSIVE"
+    assert len(found["missing"]) == 90_000
+    said = "which nodes it has is not known: the lists of all jobs name more than 100,000 hosts"
+    assert [f"job {number}: {said}" for number in (2, 3)] == [one for one in found["doubts"] if "lists" in one]
 
 
 def test_the_hosts_of_a_list_must_report_and_so_must_as_many_as_are_asked_for() -> None:
@@ -203,6 +262,39 @@ def test_two_machines_of_one_name_are_no_history_of_one_another() -> None:
         for one, uuid in zip(found, ("GPU-1", other), strict=True):
             one["bionemo"]["gpus"] = [{**GPU, "uuid": uuid}]
         assert fleet(("a.json", found[0]), ("b.json", found[1]))["verdict"] == verdict
+
+
+def test_of_two_reports_of_a_host_in_one_job_the_one_that_is_not_ready_counts() -> None:
+    of_one_job = job("7", 0, "node1", 1)
+    for age, part in ((HOUR, of_one_job), (2 * HOUR, of_one_job), (HOUR, None)):
+        pair = [report("node1", "blocked", age=age, job=part), report("node1", age=HOUR, job=part)]
+        for paths in itertools.permutations(["a.json", "b.json"]):
+            assert fleet(*zip(paths, pair, strict=True))["verdict"] == "BLOCKED"
+
+
+def test_two_reports_of_one_moment_are_told_apart_by_what_they_say() -> None:
+    pair = [report("node1", driver=driver) for driver in ("580.1", "580.2")]
+    kept = {
+        next(iter(counted.nodes.values())).facts
+        for paths in itertools.permutations(["a.json", "b.json"])
+        for counted in [choose([node(one, path) for one, path in zip(pair, paths, strict=True)])]
+    }
+    assert len(kept) == 1
+
+
+def test_two_nodes_of_a_job_that_are_called_alike_are_no_proof() -> None:
+    pods = [report("pod", job=job("t", rank, None, 2)) for rank in (0, 1)]
+    found = fleet(*pods)
+    assert (found["verdict"], reasons(found, "pod")) == ("INCONCLUSIVE", ["2 nodes of the job call themselves pod"])
+
+
+def test_reports_of_two_jobs_of_one_name_do_not_mix() -> None:
+    today = [report(f"node{rank}", job=job("readiness", rank, None)) for rank in (0, 1, 2)]
+    found = fleet(*today, report("node3", age=30 * 24 * HOUR, job=job("readiness", 3, None)))
+    assert found["verdict"] == "INCONCLUSIVE"
+    (doubt,) = found["doubts"]
+    assert doubt.startswith("the reports of job readiness began 30 days apart")
+    assert fleet(*today, report("node3", age=9 * HOUR, job=job("readiness", 3, None)))["verdict"] == "READY"
 
 
 # ---- what makes a ready node unknown
@@ -304,6 +396,25 @@ def test_a_node_that_blames_itself_or_has_a_fault_of_its_own_fails() -> None:
     both["bionemo"]["checks"] += [check for check in own["bionemo"]["checks"] if check["name"] != "loads"]
     both["bionemo"]["checks"][1]["severity"] = "blocker"
     assert status(fleet(both, report("node2"))) == {"node1": "failing", "node2": "failing"}
+
+
+def test_a_node_that_has_met_others_since_is_no_longer_blamed() -> None:
+    missed = [blaming(f"node{number}", "node4", age=9 * HOUR, job=job("100", number)) for number in (1, 2, 3)]
+    ill = report("node4", age=9 * HOUR, job=job("100", 4))
+    again = [report(host, job=job("101", rank, "node1,node4", 2)) for rank, host in enumerate(("node1", "node4"))]
+    found = fleet(*missed, ill, *again)
+    assert status(found) == {"node1": "passing", "node2": "unknown", "node3": "unknown", "node4": "passing"}
+    assert (found["verdict"], found["exclude"]) == ("INCONCLUSIVE", "")
+    # Alone it meets nobody; and who is blamed again since then is not well.
+    for since in ([report("node4", job=job("101", 0, "node4", 1))], [report("node4")],
+                  [blaming("node1", "node4", job=job("101", 0, "node1,node4", 2)), again[1]]):  # fmt: skip
+        assert status(fleet(*missed, ill, *since))["node4"] == "failing"
+
+
+def test_what_a_report_says_of_others_is_as_old_as_the_report() -> None:
+    reports = [blaming("node1", "node2", age=8 * 24 * HOUR, job=job("5", 0, "node[1-2]", 2)), report("node2")]
+    assert status(fleet(*reports)) == {"node1": "unknown", "node2": "failing"}
+    assert status(fleet(*reports, max_age_s=24 * HOUR)) == {"node1": "unknown", "node2": "passing"}
 
 
 def test_nobody_is_drained_by_a_name_that_no_job_knows() -> None:

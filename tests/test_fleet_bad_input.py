@@ -109,6 +109,14 @@ def test_a_host_of_an_impossible_name_is_none(host: str) -> None:
     assert found.isprintable()
 
 
+def test_no_name_of_a_check_steers_what_reads_the_line_of_hyperpod() -> None:
+    hostile = report("node1", "blocked")
+    text = json.dumps(hostile).replace("bionemo/driver::loads", "bionemo/driver::\\u001b]0;x\\u0007\\u202eloads")
+    (line,) = fleet(json.loads(text))["hyperpod"]
+    assert line.isprintable()
+    assert line.startswith("HEALTH_CHECK_RESULT:node1:Failed:")
+
+
 def test_nothing_of_a_report_steers_a_terminal_or_a_path() -> None:
     hostile = report("node1", "blocked", driver=HOSTILE, extra={HOSTILE: HOSTILE}, job=job(HOSTILE, 0, "node1", 1))
     hostile["tests"][0]["user_properties"][1]["bionemo_message"] = HOSTILE

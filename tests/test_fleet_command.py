@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleets import HOUR, blaming, command, fleet, job, numbers, report, save
+from fleets import HOUR, blaming, command, document_of, fleet, job, numbers, report, save
 from pytest_bionemo.fleet import table
 from pytest_bionemo.fleet.command import main
 
@@ -116,6 +116,9 @@ def test_expectations_ages_jobs_and_what_is_required_are_options(tmp_path: Path)
         ([".", "--max-age", "-1h"], "--max-age"),
         ([".", "--level", "deep"], "invalid choice: 'deep'"),
         ([".", "--print", "all"], "invalid choice: 'all'"),
+        ([".", "--json", ""], "--json '' is empty: is a variable not set?"),
+        ([".", "--job", ""], "--job '' is empty"),
+        (["no\x1b[2Jthing\n"], "no\\x1b[2Jthing: No such file"),
         ([".", "--timeout", "0"], "'0' is no number of seconds above 0"),
         ([".", "--jsn", "x"], "unrecognized arguments: --jsn x"),
         ([".", "--json", "no/such/folder/x.json"], "no/such/folder/x.json cannot be written"),
@@ -138,6 +141,26 @@ def test_a_usage_error_is_one_line(
     assert said in err
     assert err.count("\n") == 1
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_folder_that_is_there_by_a_link_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "reports", report("node1"))
+    save(tmp_path / "other", report("node2", "blocked"))
+    (tmp_path / "reports" / "disk").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(tmp_path / "reports")
+    document = document_of(tmp_path / "reports")
+    assert {one["host"]: one["status"] for one in document["nodes"]} == {"node1": "passing", "node2": "failing"}
+
+
+def test_an_output_that_is_full_is_said_in_one_line(tmp_path: Path) -> None:
+    save(tmp_path, report("node1"))
+    words = [sys.executable, "-m", "pytest_bionemo", "fleet", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        4,
+        "error: standard output cannot be written: No space left on device\n",
+    )
 
 
 def test_an_empty_folder_is_inconclusive_and_no_usage_error(tmp_path: Path) -> None:

@@ -134,6 +134,18 @@ def test_devices_of_different_models_are_not_compared_and_counts_are_no_speeds()
     assert {entry["model"] for entry in found["spreads"]} == {"NVIDIA A100", "NVIDIA H100"}
 
 
+def test_what_nodes_measure_together_is_no_number_of_any_of_them() -> None:
+    reports = [report(f"node{number}") for number in range(60)]
+    for number, one in enumerate(reports):
+        # Ten nodes are a job of their own, with a fifth of the ranks.
+        shared = numbers([("training_8m_tokens", 1e6 if number < 50 else 2e5, "tokens/s", "GPU-1")])
+        own = numbers([("matmul_bf16", 700.0 if number else 350.0, "TFLOP/s", "GPU-1")])
+        one["bionemo"]["measurements"] = [{**shared[0], "nodes": 50 if number < 50 else 10}, *own]
+    found = fleet(*reports)
+    assert {(entry["host"], entry["measurement"]) for entry in found["stragglers"]} == {("node0", "matmul_bf16")}
+    assert {entry["measurement"] for entry in found["spreads"]} == {"matmul_bf16"}
+
+
 def test_a_value_that_is_uncertain_has_to_be_further_out() -> None:
     chosen = random.Random(4)
     reports = [report(f"node{number}") for number in range(60)]

@@ -50,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
-        # Whoever read has seen enough; the interpreter must not fall over what is left to be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read has seen enough
         return 1
     return 0 if is_enough(document, asked.require) else 1
 
@@ -137,6 +136,9 @@ def _asked(options: argparse.Namespace) -> Asked:
 
 
 def _expect_different_places(options: argparse.Namespace) -> None:
+    for name in ("job", "json", "html", "lists"):
+        if getattr(options, name) == "":
+            raise UsageError(f"--{name} '' is empty: is a variable not set?")
     if options.json and _is_same(options.json, options.lists):
         raise UsageError(f"--json {options.json}: a file, and --lists a folder. Choose different names.")
     if options.html and (_is_same(options.html, options.json) or _is_same(options.html, options.lists)):
@@ -195,16 +197,27 @@ def _contents(names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
 def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         _save(Path(options.json), json.dumps(document, indent=1))
-    if options.html:
-        _save(Path(options.html), _page(document))
     if options.lists:
         _make(Path(options.lists))
         for name in ("passing", "failing", "unknown", "missing"):
             _save(Path(options.lists, f"{name}_nodes.txt"), "\n".join(_hosts(document, name)))
         _save(Path(options.lists, "exclude.txt"), document["exclude"])
-    for line in _output(document, options.what):
-        print(line)
-    sys.stdout.flush()
+    if options.html:
+        _save(Path(options.html), _page(document))
+    try:
+        for line in _output(document, options.what):
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise UsageError(f"standard output cannot be written: {error.strerror}") from None
+
+
+def _drop_output() -> None:
+    """The interpreter must not fall over what is left to be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _page(document: Mapping[str, Any]) -> str:

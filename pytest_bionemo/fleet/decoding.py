@@ -53,6 +53,7 @@ class _Number(Struct, frozen=True, gc=False):
     device: Any
     ci95: Any
     test: Any = ABSENT
+    nodes: Any = ABSENT
 
 
 class _Check(Struct, frozen=True, gc=False):

@@ -23,7 +23,8 @@ AHEAD_S = 300.0
 """How far a node's clock may be ahead: Kerberos and munge refuse to work with more."""
 
 Status = Literal["passing", "failing", "unknown"]
-_READY = (VerdictName.READY, VerdictName.READY_FOR_INSTALL)
+_APART_S = 12 * 3600.0
+"""Nodes of one job begin within it; not so, and a job of that name has run before."""
 _WORDS: Mapping[Status, str] = {"passing": "Passed", "failing": "Failed", "unknown": "Skipped"}
 
 
@@ -84,7 +85,7 @@ def fold(reports: Iterable[Node], unreadable: Iterable[Unreadable], asked: Asked
         node for node in reports if asked.job is None or (node.job and asked.job in (node.job.id, node.job.name))
     ]
     counted = counting.choose(wanted, asked.hosts)
-    blamers = _convicted(counted)
+    blamers = _convicted(counted, asked, now)
     judged = [
         _judge(host, counted, blamers.get(host, ()), asked, now)
         for host in hosts.in_order({*counted.nodes, *blamers})
@@ -135,14 +136,17 @@ def is_enough(document: Mapping[str, Any], require: str) -> bool:
 # --------------------------------------------------------------------------------------------- who is to blame
 
 
-def _convicted(counted: counting.Counted) -> dict[str, tuple[str, ...]]:
+def _convicted(counted: counting.Counted, asked: Asked, now: float) -> dict[str, tuple[str, ...]]:
     """Who is blamed, and by whom. What a node says that more others blame than it is not believed.
 
     A node whose network is broken misses all others, and they miss it: it is named, they are not.
     """
-    # Only hosts that are known, from a report or a list of nodes: a report can name anything.
-    known = {*counted.nodes, *counted.missing}
-    blames = {(host, other) for host, node in counted.nodes.items() for other, _ in node.blames if other in known}
+    blames = {
+        (host, other)
+        for host, node in counted.nodes.items()
+        for other, _ in node.blames
+        if not _is_too_old(node, asked, now) and _stands(host, other, counted)
+    }
     convicted: dict[str, tuple[str, ...]] = {}
     while blames:
         tally = Counter(other for _, other in blames)
@@ -151,6 +155,16 @@ def _convicted(counted: counting.Counted) -> dict[str, tuple[str, ...]]:
             convicted[other] = tuple(hosts.in_order(host for host, blamed in blames if blamed == other))
         blames = {(host, other) for host, other in blames if host not in convicted and other not in convicted}
     return convicted
+
+
+def _stands(host: str, other: str, counted: counting.Counted) -> bool:
+    """Whether what a host says of another one still holds: until that one has met nodes again, in a later job."""
+    if other not in counted.nodes:
+        # Only hosts that are known, from a report or a list of nodes: a report can name anything.
+        return other in counted.missing
+    own, others = counted.nodes[host].job, counted.nodes[other].job
+    has_met = others is not None and others.nodes > 1 and (own is None or own.name != others.name)
+    return not (has_met and counted.began[other] > counted.began[host])
 
 
 # ------------------------------------------------------------------------------------------------- each node
@@ -162,11 +176,11 @@ def _judge(host: str, counted: counting.Counted, blamed_by: tuple[str, ...], ask
     actions = tuple(sorted(act for other in blamed_by for name, act in counted.nodes[other].blames if name == host))
     if node is None:
         return Judged(host, None, "failing", (*blame, "it has no report"), blamed_by, actions)
-    doubts = list(_doubts_about(node, counted.duplicates.get(host, ()), asked, now))
+    doubts = list(_doubts_about(node, counted, asked, now))
     reasons = (*blame, *doubts, *node.reasons)
     if blamed_by or (node.verdict is VerdictName.BLOCKED and not _blames_others_only(node, host)):
         return Judged(host, node, "failing", reasons, blamed_by, actions)
-    is_passing = node.verdict in _READY and not doubts
+    is_passing = node.is_ready and not doubts
     return Judged(host, node, "passing" if is_passing else "unknown", reasons, blamed_by, actions)
 
 
@@ -174,21 +188,30 @@ def _blames_others_only(node: Node, host: str) -> bool:
     return node.blames_others_only and host not in dict(node.blames)
 
 
-def _doubts_about(node: Node, twins: Sequence[Node], asked: Asked, now: float) -> Iterator[str]:
+def _doubts_about(node: Node, counted: counting.Counted, asked: Asked, now: float) -> Iterator[str]:
     """Why a verdict that is READY is no proof here."""
+    twins = counted.duplicates.get(node.host, ())
     if node.status is None:
         yield "its run did not end"
-    elif node.verdict in _READY and node.status != 0:
+    elif node.is_ready and node.status != 0:
         yield f"its run ended with exit status {node.status}"
     if LEVELS.index(node.level) < LEVELS.index(asked.level):
         yield f"its level is {node.level}, and {asked.level} is asked for"
     age = now - node.started
     if age < -AHEAD_S:
         yield f"it began {_duration(-age)} from now: its clock is ahead, or this one behind"
-    elif asked.max_age_s is not None and age > asked.max_age_s:
+    elif asked.max_age_s is not None and _is_too_old(node, asked, now):
         yield f"it is {_duration(age)} old, and {_duration(asked.max_age_s)} is asked for"
     if len({twin.uuids for twin in twins if twin.uuids}) > 1:
         yield f"{count(len(twins), 'machine')} call themselves {node.host}: their GPUs are not the same"
+    elif len({twin.job.node_rank for twin in twins if twin.job and twin.job.node_rank is not None}) > 1:
+        yield f"{count(len(twins), 'node')} of the job call themselves {node.host}"
+    if node.host in counted.contradicted:
+        yield counted.contradicted[node.host]
+
+
+def _is_too_old(node: Node, asked: Asked, now: float) -> bool:
+    return asked.max_age_s is not None and now - node.started > asked.max_age_s
 
 
 def _duration(seconds: float) -> str:
@@ -260,8 +283,21 @@ def _doubts(counted: counting.Counted, unread: Sequence[Unreadable], asked: Aske
         yield f"{len(counted.nodes)} of {count(asked.nodes, 'node')} have reported"
     yield from counted.nameless
     yield from counted.doubtful
+    yield from _jobs_of_one_name(counted)
     if unread:
         yield f"{count(len(unread), 'report')} cannot be read"
+
+
+def _jobs_of_one_name(counted: counting.Counted) -> Iterator[str]:
+    """A job whose name was used before: a node that has not reported this time has a report of the last one."""
+    began: dict[str, list[float]] = {}
+    for node in counted.nodes.values():
+        if node.job:
+            began.setdefault(node.job.name, []).append(node.started)
+    for name, starts in sorted(began.items()):
+        if (apart := max(starts) - min(starts)) > _APART_S:
+            how = f"began {_duration(apart)} apart: there were two jobs of that name, or a clock is wrong"
+            yield f"the reports of job {name} {how}"
 
 
 def _name(judged: Sequence[Judged], counted: counting.Counted, doubts: Sequence[str]) -> VerdictName:

@@ -77,11 +77,12 @@ class JobPart:
     """The job that a report belongs to.
 
     ``id`` is the job's, of an array the array's; ``tasks`` is how many that has. ``node_list`` are the nodes that it
-    was started on, as Slurm writes them or with commas; None where the report does not know them.
+    was started on, as Slurm writes them or with commas; None where the report does not know them. A run that did not
+    end does not know its ``node_rank``.
     """
 
     id: str
-    node_rank: int = 0
+    node_rank: int | None = None
     nodes: int = 1
     node_list: str | None = None
     task: int | None = None
@@ -141,6 +142,11 @@ class Node:
     numbers: Numbers
     sections: tuple[tuple[str, str], ...] = ()
     found: tuple[findings.Found, ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """READY or READY_FOR_INSTALL, by its records."""
+        return self.verdict in (VerdictName.READY, VerdictName.READY_FOR_INSTALL)
 
 
 def read(content: bytes, path: str) -> Node:
@@ -208,7 +214,7 @@ def _node(report: _Report, path: str) -> Node:
         blames=tuple(sorted({(host, entry["action"]) for entry in blaming for host in entry["blames"]})),
         blames_others_only=bool(verdict.blockers) and len(blaming) == len(verdict.blockers),
         own_actions=tuple(sorted(set(hyperpod.own_actions(known)))),
-        said=hyperpod.reason(known),
+        said=shown(hyperpod.reason(known), _LONGEST_REASON),
         facts=tuple(sorted(dict(_facts(run, environment)).items())),
         uuids=tuple(sorted({str(gpu["uuid"]) for gpu in run.get("gpus", []) if gpu.get("uuid")})),
         numbers=_numbers(run, report.numbers),
@@ -319,7 +325,10 @@ def _facts(run: Mapping[str, Any], environment: Mapping[str, Any]) -> Iterator[t
 
 
 def _numbers(run: Mapping[str, Any], measured: Sequence[records.Number]) -> Numbers:
-    """Rates and durations of our own checks; the numbers of somebody's tests may mean anything."""
+    """Rates and durations of our own checks; the numbers of somebody's tests may mean anything.
+
+    What several nodes measure together is no number of one of them: it goes with their number, and with the worst.
+    """
     models = dict(_models(run.get("gpus", [])))
     unknown = "CPU" if run["device"] == "cpu" else ""
     quantities: dict[tuple[str, str, str], int] = {}
@@ -332,6 +341,7 @@ def _numbers(run: Mapping[str, Any], measured: Sequence[records.Number]) -> Numb
         if (
             not compared(unit)
             or one.test is not records.ABSENT
+            or one.nodes is not records.ABSENT
             or not isinstance(value, _NUMBER)
             or not 0 < value < math.inf
         ):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from pytest_bionemo.showing import shown
 from pytest_bionemo.verdict import ReportError
 
 LARGEST_REPORT = 32 * 2**20
@@ -22,6 +23,7 @@ STANDARD_INPUT = "-"
 _TOO_LARGE = f"is larger than any report: more than {LARGEST_REPORT >> 20} MiB"
 _PIECE = 1 << 16
 _BRACE = b"{\n"
+_LONGEST_NAME = 400
 
 
 class SourceError(Exception):
@@ -51,7 +53,9 @@ def _below(name: str) -> Iterator[str]:
         matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
         if not matches:
             why = getattr(error, "strerror", None) or error
-            raise SourceError(f"{name}: {why}. Give reports, folders of reports, or patterns.") from None
+            raise SourceError(
+                f"{shown(name, _LONGEST_NAME)}: {why}. Give reports, folders of reports, or patterns."
+            ) from None
         for match in matches:
             yield from _below(match)
         return
@@ -64,10 +68,16 @@ def _below(name: str) -> Iterator[str]:
 def _json_files(folder: str) -> Iterator[str]:
     def stop(error: OSError) -> None:
         # A folder that is closed may hold the report of a node that failed.
-        raise SourceError(f"{error.filename}: {error.strerror}")
+        raise SourceError(f"{shown(error.filename, _LONGEST_NAME)}: {error.strerror}")
 
-    for parent, folders, names in os.walk(folder, onerror=stop):
+    seen: set[str] = set()
+    # A folder on another disk is often there by a link.
+    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (place := os.path.realpath(parent)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(place)
         yield from (f"{parent}/{name}" for name in names if name.endswith(".json") and name[0] != ".")
 
 

@@ -245,7 +245,7 @@ class _Server:
             if meeting and all(other.ended == "left" for other in meeting.seats.values()):
                 del self._meetings[guest.meeting]
         else:
-            seat.at = str(message["at"])
+            seat.be_seen(str(message["at"]), now)
             self._tell(guest, here=True)
 
     def _judge(self, now: float) -> None:

@@ -17,15 +17,21 @@ _TOGETHER_S = 1.0
 # Shorter, and a rank that only waits for its processor would be taken for one that hangs.
 _SILENCE_S = 10.0
 _SILENT_SHARE = 0.25
+# Shorter, and one that imports a large library, which holds up all its threads, would be taken for one that hangs.
+_LEAST_SILENCE_S = 3.0
+# Whoever is slow is not seen at one place for so long.
+_STANDSTILL_S = 3.0
+# Where the main thread of a rank is that waits for the others.
+_WAITING_IN = "(distributed_c10d.py:"
 
 
 @dataclass
 class Seat:
     """One rank: where it is, what it does, and how it ended if it did.
 
-    ``steps`` counts what it has begun, ``at`` is where its main thread was seen last. ``ended`` is "left" (all went
-    well), "gone" (its connection ended: so did its process) or "broke" (an error ended its workload, whose text is
-    ``error``); None while it takes part.
+    ``steps`` counts what it has begun, ``at`` is where its main thread was seen last, ``at_since`` since when it is
+    there. ``ended`` is "left" (all went well), "gone" (its connection ended: so did its process) or "broke" (an error
+    ended its workload, whose text is ``error``); None while it takes part.
     """
 
     node: int
@@ -38,15 +44,22 @@ class Seat:
     step: str = "its arrival"
     steps: int = 0
     at: str = ""
+    at_since: float = 0.0
     ended: str | None = None
     ended_at: float = 0.0
     error: str = ""
     is_cause: bool = False
 
+    def be_seen(self, at: str, now: float) -> None:
+        """It lives, and its main thread is there."""
+        if at != self.at:
+            self.at, self.at_since = at, now
+
     def end(self, how: str, now: float, error: str = "", is_cause: bool = False) -> None:
         """It takes part no longer; the first end counts. ``is_cause``: the error can be no other rank's."""
         if self.ended is None:
-            self.ended, self.ended_at, self.error, self.is_cause = how, now, error, is_cause
+            self.ended, self.ended_at, self.is_cause = how, now, is_cause
+            self.error = " ".join(error.split())  # the verdict is one line
 
     def __str__(self) -> str:
         number = f"rank {self.rank}" if self.rank >= 0 else f"process {self.local}"
@@ -88,7 +101,7 @@ class RollCall:
         self._locals[seat.node] = seat.locals
         # Whoever can wait the shortest has to be answered in time, and so all are.
         self.ends_at = min(self.ends_at, now + deadline_s)
-        self.silence_s = min(self.silence_s, deadline_s * _SILENT_SHARE)
+        self.silence_s = min(self.silence_s, max(_LEAST_SILENCE_S, deadline_s * _SILENT_SHARE))
 
     def meet(self) -> list[Seat] | None:
         """The ranks in their order, the first time that all are here."""
@@ -133,10 +146,11 @@ class RollCall:
         if broke := [seat for seat in seats if seat.ended == "broke"]:
             first = min(broke, key=lambda seat: (not seat.is_cause, seat.ended_at))
             is_settled = now - first.ended_at > _TOGETHER_S + (0 if first.is_cause else self.silence_s)
-            return self._blame([first], f"broke off: {first.error}") if is_settled else None
+            # At the deadline what is known has to do: a verdict that comes later finds nobody.
+            return self._blame([first], f"broke off: {first.error}") if is_settled or now >= self.ends_at else None
         if not self.has_met:
             return self._judge_arrival(now, absent)
-        return self._judge_progress() if now >= self.ends_at else None
+        return self._judge_progress(now) if now >= self.ends_at else None
 
     def _is_complete(self) -> bool:
         # Asked for every rank that comes: counting all of them each time would take long for many.
@@ -161,7 +175,7 @@ class RollCall:
         hosts = [self._host(node) for node, _ in late]
         return self._verdict(f"{names} did not arrive {waited}", [], hosts, None)
 
-    def _judge_progress(self) -> dict[str, Any] | None:
+    def _judge_progress(self, now: float) -> dict[str, Any] | None:
         working = [seat for seat in self.seats.values() if seat.ended is None]
         if not working:
             return None
@@ -171,14 +185,17 @@ class RollCall:
             ahead = next(seat for seat in self.seats.values() if seat.steps == last)
             beyond = "at its end" if ahead.ended else f"at {ahead.step}"
             return self._blame(behind, f"does not go on, while {ahead} is {beyond}")
-        return self._judge_places(working)
+        return self._judge_places(working, now)
 
-    def _judge_places(self, working: Sequence[Seat]) -> dict[str, Any]:
-        """All are in the same step: one that is elsewhere in the program than most is what they wait for."""
+    def _judge_places(self, working: Sequence[Seat], now: float) -> dict[str, Any]:
+        """All are in the same step: one that stands elsewhere in the program than most is what they wait for."""
         places = Counter(seat.at for seat in working)
         most, number = places.most_common(1)[0]
         elsewhere = [seat for seat in working if seat.at != most]
-        if elsewhere and number > len(working) / 2:
+        # Of ranks that all go on, only too slowly, each is seen at another place; and who waits holds up nobody.
+        stands = all(now - seat.at_since >= _STANDSTILL_S for seat in elsewhere)
+        waits = _WAITING_IN not in most and any(_WAITING_IN in seat.at for seat in elsewhere)
+        if elsewhere and number > len(working) / 2 and stands and not waits:
             return self._blame(elsewhere, f"stays at {elsewhere[0].at}, while the others are at {most}")
         seen = _listed([f"{seat} at {seat.at}" for seat in working if seat.at]) if elsewhere else f"at {most}"
         text = f"all {count(len(working), 'rank')} stay in the step {working[0].step!r}: {seen}"

@@ -52,19 +52,19 @@ def checks_of(run: Any) -> list[Mapping[str, Any]]:
     ]
 
 
-WORKS_THREE_TIMES = """
+WORKS_FIVE_TIMES = """
 multiply = torch.mm
 def faulty(*arguments, **options):
-    for _ in range(3):
+    for _ in range(5):
         result = multiply(*arguments, **options)
     return result
 torch.mm = faulty
 """
 
 
-@proves("benchmark::multiplies_at_full_speed", "one device at a third of the speed of its peers", "kernel")
-def test_a_device_at_a_third_of_its_peers_speed_is_named(compute_rig: Rig) -> None:
-    compute_rig.spoil_workers(WORKS_THREE_TIMES, device="cpu2")
+@proves("benchmark::multiplies_at_full_speed", "one device at a fifth of the speed of its peers", "kernel")
+def test_a_device_at_a_fifth_of_its_peers_speed_is_named(compute_rig: Rig) -> None:
+    compute_rig.spoil_workers(WORKS_FIVE_TIMES, device="cpu2")
     ids = [f"{TOPIC}::multiplies_at_full_speed[cpu{index}-bf16]" for index in range(4)]
     run = compute_rig.rehearse("--bionemo-expect-gpus=4", *ids)
     outcomes = [run.outcome(check.removeprefix("bionemo/")) for check in ids]

@@ -6,11 +6,12 @@ into the worker of one rank.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +37,12 @@ VALUES = [f"values_are_exact[{operation}]" for operation in OPERATIONS]
 ON_NODE_2 = (
     "import os, signal, time\nimport torch.distributed as dist\nif os.environ['SLURMD_NODENAME'] == 'node2':\n"
 )
+MAKES_A_MISTAKE = """
+    def mistake(*given):
+        raise ValueError("a shape that does not fit")
+
+    dist.all_gather_into_tensor = mistake
+"""
 IS_KILLED = "    dist.all_gather_into_tensor = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
 SENDS_WRONG_PARTS = """
     right = dist.all_to_all_single
@@ -76,7 +83,28 @@ dist.init_process_group = refused
 """
 
 
-def together(rig: Rig, nodes: Sequence[str], *args: str, of: int | None = None) -> dict[str, Run]:
+def step_of_slurm(node: str, number: int) -> dict[str, str]:
+    rank = str(NODES.index(node))
+    return {
+        "SLURM_JOB_ID": "71", "SLURM_STEP_ID": "0", "SLURM_NODEID": rank, "SLURM_PROCID": rank, "SLURM_LOCALID": "0",
+        "SLURM_NNODES": str(number), "SLURM_STEP_NUM_NODES": str(number), "SLURM_STEP_NODELIST": f"node[1-{number}]",
+        "SLURM_STEP_TASKS_PER_NODE": f"1(x{number})", "SLURM_NTASKS": str(number), "SLURMD_NODENAME": node,
+    }  # fmt: skip
+
+
+def pod_of_kubernetes(node: str, number: int) -> dict[str, str]:
+    rank = str(NODES.index(node))
+    return {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_NAME": "readiness", "NODE_NAME": node, "RANK": rank,
+            "WORLD_SIZE": str(number)}  # fmt: skip
+
+
+def together(
+    rig: Rig,
+    nodes: Sequence[str],
+    *args: str,
+    of: int | None = None,
+    started_by: Callable[[str, int], dict[str, str]] = step_of_slurm,
+) -> dict[str, Run]:
     """Run the nodes of one job at once, and return what each left behind; ``of`` counts those that were started."""
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
@@ -86,14 +114,7 @@ def together(rig: Rig, nodes: Sequence[str], *args: str, of: int | None = None) 
     def run(node: str) -> Run:
         folder = rig.project / node
         folder.mkdir()
-        rank = str(NODES.index(node))
-        job = {
-            "SLURM_JOB_ID": "71", "SLURM_STEP_ID": "0", "SLURM_NODEID": rank, "SLURM_PROCID": rank,
-            "SLURM_LOCALID": "0", "SLURM_NNODES": str(number), "SLURM_STEP_NUM_NODES": str(number),
-            "SLURM_STEP_NODELIST": f"node[1-{number}]", "SLURM_STEP_TASKS_PER_NODE": f"1(x{number})",
-            "SLURM_NTASKS": str(number), "SLURMD_NODENAME": node, "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }  # fmt: skip
+        job = {**started_by(node, number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         # Nodes that share a processor are slow by chance: test_check_no_slow_link gives them links of a known rate.
         command = ["-m", "pytest", "-p", "no:cacheprovider", "--bionemo-validate", "--bionemo-device=cpu",
                    "--bionemo-report=report.json", "--deselect=bionemo/collectives::no_slow_link", *args]  # fmt: skip
@@ -196,6 +217,37 @@ def test_a_node_that_never_starts_is_named_and_nothing_else_is_tried(rig: Rig) -
         assert finding["message"].startswith("node3 did not arrive within ")
         assert finding["blames"] == ["node3"]
         assert "or leave it out: $ srun --exclude=node3" in finding["fix"]
+
+
+def test_a_node_of_which_nobody_knows_the_name_takes_no_other_one_out_of_use(rig: Rig) -> None:
+    arrives = "collectives::every_node_arrives"
+    runs = together(rig, NODES[:2], f"bionemo/{arrives}", "--bionemo-timeout=4", of=3, started_by=pod_of_kubernetes)
+    for run in runs.values():
+        assert run.blockers == [], run.stdout
+        assert run.gap(arrives)["reason"].startswith("node 2 of the 3 (counted from 0) did not arrive within ")
+    paths = [str(rig.project / node / "report.json") for node in NODES[:2]]
+    command = ["-m", "pytest_bionemo", "fleet", *paths, "--print", "json"]
+    document = json.loads(rig.environment.run(command, rig.project, env=rig.environ()).stdout)
+    assert document["exclude"] == ""
+    assert document["doubts"] == ["job readiness: 2 of 3 nodes have reported, not rank 2"]
+
+
+@proves("collectives::values_are_exact", "a rank breaks off with an error", "package", "FIX_SOFTWARE")
+def test_a_rank_that_breaks_off_is_the_finding_of_its_own_node_and_accuses_nobody(torch_rig: Rig) -> None:
+    torch_rig.spoil_workers(ON_NODE_2 + MAKES_A_MISTAKE)
+    runs = together(torch_rig, NODES[:2], "bionemo/collectives")
+    said = {node: run.finding("collectives::values_are_exact[all_gather]") for node, run in runs.items()}
+    mistake = "broke off: ValueError: a shape that does not fit"
+    assert said["node2"]["message"] == f"cpu0: the workload collectives {mistake}"
+    assert "blames" not in said["node2"]
+    assert (
+        said["node1"]["message"] == f"collectives: rank 1 (node2, cpu0) in the step 'all_gather of 1 KiB': {mistake}"
+    )
+    assert said["node1"]["blames"] == ["node2"]
+    for run in runs.values():
+        assert run.blockers == ["collectives::values_are_exact[all_gather]"]
+        gap = run.gap("collectives::values_are_exact[broadcast]")
+        assert gap["reason"] == "the ranks did not come to the end of collectives"
 
 
 @proves("collectives::ranks_meet", "a node has no PyTorch that imports", "PyTorch", "FIX_SOFTWARE")

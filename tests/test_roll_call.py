@@ -100,6 +100,50 @@ def test_at_the_deadline_the_one_that_is_behind_is_named_or_the_one_that_is_else
     assert nobody["text"] == "all 3 ranks stay in the step 'sum': at all_reduce"
 
 
+def test_who_is_slow_is_not_taken_for_one_that_stands_still_and_neither_is_who_waits() -> None:
+    def blamed(*places: tuple[str, float]) -> list[str]:
+        made = meeting()
+        made.meet()
+        hear_all(made, 39.9)
+        for seat, (at, since) in zip(made.seats.values(), places, strict=True):
+            seat.be_seen("before", 1.0)
+            seat.be_seen(at, since)
+            seat.be_seen(at, 39.9)
+        verdict = made.judge(40.0, {})
+        assert verdict is not None
+        return list(verdict["hosts"])
+
+    waits, works = "all_reduce (distributed_c10d.py:3252)", "forward (model.py:7)"
+    assert blamed((works, 39.5), (waits, 39.5), (works, 39.5)) == []
+    assert blamed((works, 20.0), (waits, 20.0), (works, 20.0)) == [], "whoever waits holds up nobody"
+    assert blamed((waits, 20.0), (works, 39.5), (waits, 20.0)) == [], "it goes on"
+    assert blamed((waits, 20.0), (works, 20.0), (waits, 20.0)) == ["node2"]
+
+
+def test_one_that_comes_late_lets_nobody_seem_to_hang() -> None:
+    made = meeting(2, of=3)
+    hear_all(made, 30.0)
+    made.join(Seat(2, 0, 1, "node3", "gpu0", 30.0), 1.0, 30.0)
+    made.meet()
+    assert made.judge(30.9, {}) is None
+    hear_all(made, 30.9)
+    verdict = made.judge(31.0, {})
+    assert verdict is not None
+    assert "hangs" not in verdict["text"]
+
+
+def test_what_breaks_off_shortly_before_the_deadline_is_named_at_it_in_one_line() -> None:
+    made = meeting()
+    made.meet()
+    made.seats[1, 0].end("broke", 38.0, "RuntimeError: a mistake\n  of two lines")
+    hear_all(made, 39.9)
+    assert made.judge(39.9, {}) is None
+    verdict = made.judge(40.0, {})
+    assert verdict is not None
+    assert verdict["hosts"] == ["node2"]
+    assert verdict["text"].endswith(": broke off: RuntimeError: a mistake of two lines")
+
+
 def test_those_that_did_not_arrive_are_named_as_far_as_their_names_are_known() -> None:
     made = meeting(2, of=3)
     hear_all(made, 39.0)

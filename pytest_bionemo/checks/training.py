@@ -56,6 +56,8 @@ def learns_as_one_rank(team: Ranks, strategy: str) -> None:
     numbers = team.run("parallel_esm2:run", strategy=strategy, course=_course(team, _STEPS))
     if numbers[0].get("unsupported"):
         not_applicable(numbers[0]["unsupported"])
+    if lacking := numbers[0].get("lacking"):
+        wait_for(None, f"not every rank can train by {strategy.upper()}: {'; '.join(lacking)}")
     trained = f"{count(numbers[0]['ranks'], 'rank')} by {strategy.upper()}"
     _measure_differences(team.devices, f"training_{strategy}_loss_difference", numbers)
     _judge_losses(team, trained, numbers)
@@ -74,11 +76,18 @@ def _course(team: Ranks, steps: int) -> dict[str, Any]:
 
 
 def _require_esm2(team: Ranks) -> None:
+    """Go on only where every rank can build ESM-2: those that can would wait for one that does not come."""
+    __tracebackhide__ = True
     if packages.version("transformers") is None:
+        team.lacking("transformers is not installed")
         not_applicable("transformers is not installed, which ESM-2 is built with")
-    for device in team.devices:
-        if error := device.run("esm2:try_build", name="8M")["error"]:
-            wait_for(f"forward::esm2_builds[{device.name}]", f"transformers cannot build ESM-2: {error}")
+    errors = {device.name: device.run("esm2:try_build", name="8M")["error"] for device in team.devices}
+    name, error = next(((name, error) for name, error in errors.items() if error), (None, None))
+    others = team.lacking(error and f"transformers cannot build ESM-2: {error}")
+    if error:
+        wait_for(f"forward::esm2_builds[{name}]", f"transformers cannot build ESM-2: {error}")
+    if others:
+        wait_for(None, f"not every node can train ESM-2: {'; '.join(others)}")
 
 
 def _measure_differences(devices: Sequence[Compute], name: str, numbers: Sequence[Numbers]) -> None:
@@ -255,7 +264,15 @@ def scales(team: Ranks) -> None:
     word = (Word.GOOD if is_enough else Word.LOW).value
     samples = together["samples"]
     name = f"training_{found['model'].lower()}"
-    team.first.measure(f"{name}_tokens", rate, "tokens/s", samples=samples, ci95=(low, high), reference=capacity)
+    team.first.measure(
+        f"{name}_tokens",
+        rate,
+        "tokens/s",
+        samples=samples,
+        ci95=(low, high),
+        reference=capacity,
+        nodes=team.nodes,
+    )
     team.first.measure(
         f"{name}_scaling_efficiency",
         rate / capacity,
@@ -264,9 +281,11 @@ def scales(team: Ranks) -> None:
         ci95=(low / capacity, high / capacity),
         reference=unhidden,
         judgement=word,
+        nodes=team.nodes,
     )
     middle = sorted(by_rank)[len(by_rank) // 2]
-    team.first.measure(f"{name}_step_spread", (max(by_rank) - min(by_rank)) / middle, "1", samples=len(by_rank))
+    spread = (max(by_rank) - min(by_rank)) / middle
+    team.first.measure(f"{name}_step_spread", spread, "1", samples=len(by_rank), nodes=team.nodes)
     if not is_enough:
         fail(
             f"{count(found['ranks'], 'rank')} train {rate:.4g} tokens/s of ESM-2 {found['model']} together, "
@@ -304,7 +323,8 @@ def resumes_after_a_killed_rank(team: Ranks, report_folder: Path) -> None:
     found = numbers[0]
     _judge_files(team, report_folder, found)
     for step in ("save", "load"):
-        team.first.measure(f"training_checkpoint_{step}", found[f"{step}_s"], "s", samples=found["ranks"])
+        seconds = found[f"{step}_s"]
+        team.first.measure(f"training_checkpoint_{step}", seconds, "s", samples=found["ranks"], nodes=team.nodes)
     if found["changed"]:
         hosts = list(dict.fromkeys(one["host"] for one in found["changed"]))
         fail(

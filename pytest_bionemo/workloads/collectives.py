@@ -52,6 +52,13 @@ def say_hello(name: str, place: Mapping[str, Any], deadline_s: float) -> dict[st
         }
 
 
+def confer(name: str, place: Mapping[str, Any], deadline_s: float, lack: str | None) -> dict[str, Any]:
+    """Ask all ranks what they lack: ``lacks`` are pairs of a host and what it told, of those that lack something."""
+    with meet(name, place, deadline_s) as ranks:
+        told = zip(ranks.ranks, ranks.share("lack", lack), strict=True)
+        return {"lacks": sorted({(rank.host, said) for rank, said in told if said})}
+
+
 def run(
     operation: str,
     sizes: Sequence[int],

@@ -56,6 +56,8 @@ def interrupt(
         checkpoint: ``rank``, ``host``, ``device``, ``error``), ``alive`` (nobody was missed).
     :raises Missed: in every other rank than the last.
     """
+    import torch.distributed  # noqa: F401 - it takes seconds, in which a rank can give no sign of life
+
     with meet(name, place, deadline_s) as ranks:
         path = _agree(ranks, path_of(folder, place))
         if broken := _try(ranks, "making the folder", lambda: _make(ranks, path)):
@@ -96,6 +98,8 @@ def resume(
         gives of the steps after the break.
     :raises Missed: if a rank is missed.
     """
+    import torch.distributed  # noqa: F401 - as above
+
     with meet(name, place, deadline_s) as ranks:
         path = _agree(ranks, path_of(folder, place))
         plan = Course(ranks=ranks.size, **course)

@@ -80,13 +80,16 @@ def run(
     :param place: of this node in its job; with ``name`` and ``deadline_s`` as :func:`meeting.meet` takes them.
     :param strategy: "ddp" or "fsdp".
     :param course: what is trained, as JSON: a :class:`Course` without ``ranks``.
-    :return: ``ranks``, and what :func:`compare` gives. With ``unsupported`` alone, a text, where this PyTorch does
-        not have the strategy.
+    :return: ``ranks``, and what :func:`compare` gives. Where some PyTorch does not have the strategy, in its place
+        ``unsupported`` (why this one has not; None if it has) and ``lacking`` (who has not, and why).
     :raises Missed: if a rank is missed.
     """
-    if lacking := lack_of(strategy):
-        return {"unsupported": lacking}
+    lack = lack_of(strategy)
     with meet(name, place, deadline_s) as ranks:
+        # All together: those that can would wait for one that does not come.
+        if any(told := ranks.share("lack", lack)):
+            lacking = [f"{rank}: {why}" for rank, why in zip(ranks.ranks, told, strict=True) if why]
+            return {"unsupported": lack, "lacking": lacking}
         plan = Course(ranks=ranks.size, **course)
         ranks.step("training alone")
         expected = alone(plan)

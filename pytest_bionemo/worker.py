@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from pytest_bionemo.probes.child import describe_death, die_with
+from pytest_bionemo.probes.child import describe_death, die_with, write_what_fits
 from pytest_bionemo.probes.host import usable_cores
 from pytest_bionemo.waiting import Wait, waiting
 from pytest_bionemo.workloads import DEADLINE, KIND, LOCAL_RANK, LOCAL_SIZE, NAME, meeting
@@ -180,6 +180,7 @@ class Workers:
         if device not in answers:
             with _locked(locks / device):
                 self._workers[device].submit(request, workload, time.monotonic())
+                self._hand_over([self._workers[device]])
                 answers[device] = self._workers[device].collect()
 
     def _start(self, request: str, workload: str) -> None:
@@ -188,6 +189,18 @@ class Workers:
         now = time.monotonic()
         for worker in self._workers.values():
             worker.submit(request, workload, now)
+        self._hand_over(self._workers.values())
+
+    def _hand_over(self, workers: Collection[_Worker]) -> None:
+        """Wait until all have read their requests, or their time is over: those that have not are found to hang.
+
+        A request that names the nodes of a large job is longer than a pipe, and a child that hangs does not read it.
+        All are written to at once, since they wait for each other where they meet.
+        """
+        with waiting(lambda: self._wait(late[0])) as look:
+            while late := [worker for worker in workers if worker.is_owed()]:
+                _write_to(late)
+                look()
 
     def _collect_what_is_running(self) -> None:
         for answers in self._answers.values():
@@ -268,6 +281,16 @@ def _places(devices: Sequence[Device]) -> list[dict[str, str]]:
     ]
 
 
+def _write_to(workers: Collection[_Worker]) -> None:
+    """Go on with the requests of those that read, as soon as one of them does."""
+    by_pipe = {worker.pipe: worker for worker in workers}
+    poll = select.poll()
+    for pipe in by_pipe:
+        poll.register(pipe, select.POLLOUT)
+    for pipe, _ in poll.poll(min(_GLANCE_S, *(worker.left_s() for worker in workers)) * 1000):
+        by_pipe[pipe].write_on()
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     # Whoever holds it has a deadline, and the lock goes with its process: this wait ends.
@@ -299,6 +322,7 @@ class _Worker:
         self._is_given_up = False
         self._is_awaited = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._unsent = b""
         self._answers: int = -1
         self._last_words: IO[bytes] | None = None
         self._deadline = 0.0
@@ -311,12 +335,28 @@ class _Worker:
         self._is_awaited = not self._is_given_up
         if self._is_given_up:
             return
-        process = self._process or self._start()
-        assert process.stdin
-        # A child that is gone is found when its answer is collected.
-        with suppress(BrokenPipeError):
-            process.stdin.write(f"{self._deadline!r} {request}\n".encode())
-            process.stdin.flush()
+        if self._process is None:
+            self._start()
+        self._unsent = f"{self._deadline!r} {request}\n".encode()
+
+    @property
+    def pipe(self) -> int:
+        """Where its requests are written to."""
+        assert self._process
+        assert self._process.stdin
+        return self._process.stdin.fileno()
+
+    def is_owed(self) -> bool:
+        """Whether a part of its request is not written yet, and may be. One that is gone is found later."""
+        return bool(self._unsent) and self.left_s() > 0 and self._process is not None and self._process.poll() is None
+
+    def left_s(self) -> float:
+        """Seconds until its deadline."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def write_on(self) -> None:
+        """Write as much of its request as its pipe has room for."""
+        self._unsent = write_what_fits(self.pipe, self._unsent)
 
     def collect(self, look: Callable[[], None] = lambda: None) -> Numbers | WorkloadFailed:
         """Its answer. While that is waited for, ``look`` is called again and again."""
@@ -354,8 +394,9 @@ class _Worker:
                 file.close()
         os.close(self._answers)
         self._process = None
+        self._unsent = b""
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         self._answers, channel = os.pipe()
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         folder = self._folder.path()
@@ -374,7 +415,7 @@ class _Worker:
             )  # fmt: skip
         finally:
             os.close(channel)
-        return self._process
+        os.set_blocking(self.pipe, False)
 
     def _environment(self, folder: str) -> dict[str, str]:
         # All workers at once must not ask for more threads than there are cores: they would wait for each other.

@@ -20,6 +20,7 @@ import pytest
 
 from conftest import RUNS, Rig, Run
 from faults import proves
+from ports import free_ports
 from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
 from pytest_bionemo.checks import collectives, interconnect
 from pytest_bionemo.exchanging import _fail_wrong, judge_network, suspects
@@ -106,15 +107,14 @@ def together(
     started_by: Callable[[str, int], dict[str, str]] = step_of_slurm,
 ) -> dict[str, Run]:
     """Run the nodes of one job at once, and return what each left behind; ``of`` counts those that were started."""
-    with socket.create_server(("", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     variables = rig.environ()
     number = of or len(nodes)
 
     def run(node: str) -> Run:
         folder = rig.project / node
         folder.mkdir()
-        job = {**started_by(node, number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        job = {**started_by(node, number), "MASTER_ADDR": socket.gethostname(), "MASTER_PORT": str(port)}
         # Nodes that share a processor are slow by chance: test_check_no_slow_link gives them links of a known rate.
         command = ["-m", "pytest", "-p", "no:cacheprovider", "--bionemo-validate", "--bionemo-device=cpu",
                    "--bionemo-report=report.json", "--deselect=bionemo/collectives::no_slow_link", *args]  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from conftest import Rig
+from pytest_bionemo.needs.meetings import place_of
 from pytest_bionemo.probes import job as jobs
 from pytest_bionemo.probes.job import Job, JobError
 from standin import H100x8
@@ -54,6 +55,30 @@ BATCH = {
     "SLURM_PROCID": "0",
     "SLURM_TASKS_PER_NODE": "1(x4)",
 }
+# What srun --het-group=0,1 gave its tasks inside of salloc -w node3 : -w node[1-2], but for what differs from node to
+# node: its list is sorted by name, and SLURM_NODEID counts through one component after the other.
+COMPONENTS = {
+    "SLURM_HET_SIZE": "2",
+    "SLURM_JOB_ID": "1",
+    "SLURM_JOB_NODELIST": "node[1-3]",
+    "SLURM_JOB_NODELIST_HET_GROUP_0": "node3",
+    "SLURM_JOB_NODELIST_HET_GROUP_1": "node[1-2]",
+    "SLURM_JOB_NODELIST_PACK_GROUP_0": "node3",
+    "SLURM_JOB_NODELIST_PACK_GROUP_1": "node[1-2]",
+    "SLURM_LOCALID": "0",
+    "SLURM_NNODES": "3",
+    "SLURM_NODELIST": "node[1-3]",
+    "SLURM_NTASKS": "3",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "node[1-3]",
+    "SLURM_STEP_NUM_NODES": "3",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x3)",
+}
+HETEROGENEOUS = [
+    COMPONENTS | {"SLURM_NODEID": str(rank), "SLURM_PROCID": str(rank), "SLURMD_NODENAME": name}
+    for rank, name in enumerate(("node3", "node1", "node2"))
+]
 TORCHRUN = {
     "GROUP_RANK": "1",
     "GROUP_WORLD_SIZE": "3",
@@ -73,6 +98,29 @@ KUBEFLOW = {
     "RANK": "2",
     "WORLD_SIZE": "4",
 }
+# A PyTorchJob of two pods with nprocPerNode: "8": torchrun is meant to start the processes that WORLD_SIZE counts.
+PYTORCHJOB = {
+    **KUBEFLOW,
+    "PET_MASTER_ADDR": "validate-master-0",
+    "PET_NNODES": "2",
+    "PET_NODE_RANK": "1",
+    "PET_NPROC_PER_NODE": "8",
+    "RANK": "1",
+    "WORLD_SIZE": "16",
+}
+# By DeepSpeed, or a shell script below mpirun: the twelfth process, on the second of two nodes.
+BY_HAND = {
+    "LOCAL_RANK": "3",
+    "LOCAL_WORLD_SIZE": "8",
+    "MASTER_ADDR": "node1",
+    "MASTER_PORT": "29500",
+    "RANK": "11",
+    "WORLD_SIZE": "16",
+}
+
+
+def without(variables: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name not in names}
 
 
 def test_no_variables_are_no_job() -> None:
@@ -151,6 +199,79 @@ def test_an_operator_or_a_hand_sets_the_variables_of_torch() -> None:
     assert found.id is None, "outside Kubernetes others call something JOB_NAME"
 
 
+@pytest.mark.parametrize("unknown", ["HET", "PACK", ""])
+def test_the_nodes_of_a_heterogeneous_job_follow_its_components(unknown: str) -> None:
+    """In a job that srun itself has started, steps of Slurm 22.05 know its components by their older name alone."""
+    for rank, variables in enumerate(HETEROGENEOUS):
+        known = {name: value for name, value in variables.items() if not unknown or f"{unknown}_GROUP" not in name}
+        found = jobs.read(known)
+        assert found
+        assert found == jobs.with_hosts(found, {"hosts": ["node1", "node2", "node3"]}), "that is no order of ranks"
+        assert (found.hosts, found.address) == (("node3", "node1", "node2"), "node3")
+        place = place_of(found, "ip-10-0-0-1")
+        assert (place.node_rank, place.host, place.first_host) == (rank, variables["SLURMD_NODENAME"], "node3")
+
+
+def test_a_step_can_have_parts_of_the_components_or_one_alone() -> None:
+    parts = {"SLURM_STEP_NODELIST": "node[2-3]", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+    found = jobs.read(HETEROGENEOUS[2] | parts | {"SLURM_NODEID": "1"})
+    assert found
+    assert (found.hosts, found.address) == (("node3", "node2"), "node3")
+    alone = {**parts, "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_JOB_NODELIST": "node[1-2]"}
+    found = jobs.read(HETEROGENEOUS[2] | alone | {"SLURM_NODEID": "1"})
+    assert found
+    assert (found.node_rank, found.address) == (1, "node1")
+
+
+def test_the_tasks_of_a_heterogeneous_step_are_listed_by_the_names_of_its_nodes() -> None:
+    told = {"SLURM_STEP_TASKS_PER_NODE": "3,1(x2)"}
+    assert jobs.read(HETEROGENEOUS[0] | told), "node3 has one, and comes first"
+    with pytest.raises(JobError, match=r"^3 tasks were started on this node\. "):
+        jobs.read(HETEROGENEOUS[1] | told)
+
+
+@pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        ({"SLURM_STEP_NODELIST": "node[1-2]", "MASTER_ADDR": "node1-ib0"}, "node1-ib0"),
+        ({"SLURM_STEP_NODELIST": "node[1-2]", "MASTER_ADDR": "node1.cluster"}, "node1.cluster"),
+        ({"SLURM_STEP_NODELIST": "node[1-2]", "MASTER_ADDR": "node4"}, "node1"),
+        ({"SLURM_STEP_NODELIST": "node[1-2]", "MASTER_ADDR": "127.0.0.1"}, "node1"),
+        ({"MASTER_ADDR": "node1"}, "node3"),
+        ({"MASTER_ADDR": "node1.cluster"}, "node3"),
+        ({"MASTER_ADDR": "10.0.0.1"}, "node3"),
+        ({"MASTER_ADDR": "localhost"}, "node3"),
+        ({"SLURM_STEP_NODELIST": "rack[1-2]n[1-4]", "MASTER_ADDR": "rack1n2"}, "rack1n1"),
+    ],
+)
+def test_what_a_batch_script_exports_is_the_first_node_of_the_job_and_not_of_the_step(
+    told: dict[str, str], address: str
+) -> None:
+    found = jobs.read(without(STEP, "SLURMD_NODENAME") | told | {"MASTER_PORT": "29501"})
+    assert found
+    assert (found.address, found.port) == (address, 29501)
+
+
+def test_a_pytorchjob_has_as_many_nodes_as_pods() -> None:
+    for variables, place in (
+        (PYTORCHJOB, (1, 2)),
+        (PYTORCHJOB | {"PET_NODE_RANK": "0"}, (0, 2)),
+        (PYTORCHJOB | {"PET_NNODES": "2:2"}, (1, 2)),
+        (PYTORCHJOB | {"PET_NNODES": "1:2", "PET_NPROC_PER_NODE": "1", "WORLD_SIZE": "2"}, (1, 2)),
+        (PYTORCHJOB | {"PET_NNODES": "1:2", "PET_NPROC_PER_NODE": "auto", "WORLD_SIZE": "2"}, (1, 2)),
+        (BY_HAND | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, (11, 16)),
+    ):
+        found = jobs.read(variables)
+        assert found
+        assert (found.node_rank, found.nodes) == place
+
+
+def test_torchrun_has_met_at_its_address_before() -> None:
+    found = jobs.read(TORCHRUN | {"MASTER_ADDR": "127.0.0.1"})
+    assert found
+    assert found.address == "127.0.0.1", "several of its nodes can be one machine"
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
@@ -166,6 +287,25 @@ def test_an_operator_or_a_hand_sets_the_variables_of_torch() -> None:
         (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1,8"}, "8 tasks were started on this node. "),
         (STEP | {"SLURM_STEP_TASKS_PER_NODE": "2(x999999999)"}, "2 tasks were started on this node. "),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}, "8 tasks were started on this node. "),
+        (BY_HAND, "8 tasks were started on this node. "),
+        (without(BY_HAND, "LOCAL_WORLD_SIZE"), "4 tasks were started on this node. "),
+        (without(BY_HAND, "LOCAL_WORLD_SIZE", "LOCAL_RANK") | {"LOCAL_SIZE": "2"}, "2 tasks were started on this "),
+        (STEP | {"SLURM_NODEID": ""}, "SLURM_NODEID: '' is not a number from 0 on. "),
+        (without(STEP, "SLURM_NODEID"), "SLURM_NODEID is not set, and should be a number from 0 on. "),
+        (STEP | {"SLURM_STEP_NUM_NODES": "", "SLURM_NNODES": ""}, "SLURM_STEP_NUM_NODES: '' is not a number from 1 "),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "", "SLURM_TASKS_PER_NODE": ""}, "SLURM_STEP_TASKS_PER_NODE: '' is "),
+        (STEP | {"SLURM_NODEID": "0"}, "SLURM_NODEID: 0 is node3 in the list of the step, and this is node4: "),
+        (without(STEP, "SLURM_STEP_NODELIST", "SLURM_NODELIST"), "MASTER_ADDR: '' is not where the first of 2 "),
+        (TORCHRUN | {"GROUP_RANK": ""}, "GROUP_RANK: '' is not a number from 0 on. "),
+        (TORCHRUN | {"GROUP_RANK": "0", "GROUP_WORLD_SIZE": ""}, "GROUP_WORLD_SIZE: '' is not a number from 1 on. "),
+        (without(TORCHRUN, "GROUP_WORLD_SIZE"), "GROUP_WORLD_SIZE is not set, and should be a number from 1 on. "),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE: '' is not a number from 1 on. "),
+        (TORCHRUN | {"MASTER_ADDR": ""}, "MASTER_ADDR: '' is not where the first of 3 nodes is met: "),
+        (KUBEFLOW | {"MASTER_ADDR": "localhost"}, "MASTER_ADDR: 'localhost' is not where the first of 4 nodes is "),
+        (KUBEFLOW | {"MASTER_ADDR": "::1"}, "MASTER_ADDR: '::1' is not where the first of 4 nodes is met: "),
+        (KUBEFLOW | {"MASTER_ADDR": ""}, "MASTER_ADDR: '' is not where the first of 4 nodes is met: "),
+        (KUBEFLOW | {"RANK": ""}, "RANK: '' is not a number from 0 on. "),
+        (PYTORCHJOB | {"PET_NNODES": "1:2"}, "PET_NNODES: '1:2' is no number of nodes, and a WORLD_SIZE of 16 may "),
     ],
 )
 def test_what_makes_no_sense_is_one_line_that_names_it(variables: Mapping[str, str], said: str) -> None:
@@ -177,8 +317,9 @@ def test_what_makes_no_sense_is_one_line_that_names_it(variables: Mapping[str, s
 
 def test_several_tasks_of_a_node_are_told_how_to_be_one() -> None:
     for variables, option in (
-        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, "srun --ntasks-per-node=1 pytest"),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 pytest"),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "4"}, "torchrun --nproc-per-node=1 pytest"),
+        (BY_HAND, "start it once on each node, with RANK and WORLD_SIZE that count nodes: pytest"),
     ):
         with pytest.raises(JobError, match=option):
             jobs.read(variables)
@@ -218,7 +359,7 @@ for variables in json.loads(sys.argv[1]):
 
 
 def test_lightning_reads_the_same_unless_it_refuses() -> None:
-    asked = [STEP, TOLD_WHERE, TORCHRUN, KUBEFLOW, REFUSED]
+    asked = [STEP, TOLD_WHERE, *HETEROGENEOUS, TORCHRUN, KUBEFLOW, PYTORCHJOB, REFUSED]
     command = [sys.executable, "-c", _ASK, json.dumps(asked)]
     done = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
@@ -296,11 +437,19 @@ def test_nodes_that_share_a_folder_never_write_the_report_of_another(rig: Rig) -
     assert (rig.project / "mine.json").exists(), "a file that somebody names is theirs"
 
 
+def test_nodes_that_are_given_a_folder_that_is_not_there_make_it(rig: Rig) -> None:
+    for rank, node in enumerate(("node3", "node4")):
+        rig.variables = {**STEP, "SLURM_NODEID": str(rank), "SLURMD_NODENAME": node}
+        rig.validate("bionemo/host::runs_linux", "--bionemo-report=reports")
+    found = sorted(str(path.relative_to(rig.project)) for path in rig.project.rglob("*.json"))
+    assert found == ["reports/job-3/node3.json", "reports/job-3/node4.json"]
+
+
 def test_a_second_task_of_a_node_is_a_usage_error_that_leaves_no_report(rig: Rig) -> None:
     rig.variables = {**STEP, "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
     run = rig.validate("--bionemo-report=.")
     assert run.returncode == 4
-    assert "srun --ntasks-per-node=1 pytest" in run.stderr
+    assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 pytest" in run.stderr
     assert list(rig.project.rglob("*.json")) == []
 
 

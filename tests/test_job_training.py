@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cluster.slurm import Slurm
 from conftest import Rig, Run
+from ports import free_ports
 
 OPTIONS = ("-p", "no:cacheprovider", "--bionemo-validate", "--bionemo-device=cpu")
 PYTEST = "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main())"
@@ -38,8 +38,7 @@ def test_by_srun_a_training_over_two_nodes_survives_the_loss_of_a_rank(compute_r
 
 def test_by_torchrun_a_training_over_two_nodes_is_timed(compute_rig: Rig) -> None:
     checks = ("learns_as_one_rank[fsdp]", "keeps_pace", "scales")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
 
     def start(node: int) -> Run:
         path = compute_rig.project / f"{node}.json"

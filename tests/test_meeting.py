@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from pytest_bionemo.needs.meetings import place_of
 from pytest_bionemo.desk import _LINGER_S, Desk, DeskError
+from pytest_bionemo.needs.meetings import place_of
 from pytest_bionemo.probes.child import Child
 from pytest_bionemo.probes.job import Job
 from pytest_bionemo.ranks import leaving_out
@@ -28,7 +28,8 @@ from pytest_bionemo.workloads.parallel_checkpoint import path_of
 
 HOSTS = ("node1", "node2", "node3")
 DEVICES = (2, 1, 1)  # of each node
-TIMEOUT = 60.0
+# Of a worker that has to import torch, too: on a busy machine that takes half a minute.
+TIMEOUT = 180.0
 DEADLINE = 16.0
 Answer = Any
 
@@ -167,7 +168,7 @@ def test_a_node_that_says_that_it_does_not_take_part_is_not_waited_for() -> None
 
 def test_a_rank_that_is_stopped_is_named_by_all_others(cluster: Cluster) -> None:
     """The last of the cluster: its worker waits for its own deadline, as it would in a run."""
-    child = Child("test_meeting:stopped_rank", 60, arguments={"place": cluster.place(2)})
+    child = Child("test_meeting:stopped_rank", TIMEOUT, arguments={"place": cluster.place(2)})
     answers = cluster.run(nodes=(0, 1), name="stopped", fault="stopped", on=3, deadline_s=DEADLINE)
     child.close()
     text = expect_missed(answers, (-1, -1), "node3")
@@ -190,7 +191,7 @@ def test_what_a_desk_says_to_a_rank_that_leaves_cuts_off_no_last_word() -> None:
     """Otherwise the desk takes it for one that died, and blames it to all that are still on their way."""
     heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        desk = threading.Thread(target=keep_a_desk_that_talks_on, args=(listening, heard))
+        desk = threading.Thread(target=keep_a_desk_that_talks_on, args=(listening, heard), daemon=True)
         desk.start()
         place = Place(0, 1, "127.0.0.1", listening.getsockname()[1], ["node1"], "job 1").to_json()
         began = time.monotonic()
@@ -202,16 +203,18 @@ def test_what_a_desk_says_to_a_rank_that_leaves_cuts_off_no_last_word() -> None:
 
 
 def keep_a_desk_that_talks_on(listening: socket.socket, heard: list[bytes]) -> None:
-    """It has told all that they have met, and hears the rest when the rank has long said it."""
+    """It has told all that they have met, and talks on before it hears that the rank has left."""
     connection, _ = listening.accept()
     with connection, suppress(ConnectionError):
         connection.sendall(json.dumps({"desk": GREETING, "job": "job 1"}).encode() + b"\n")
         received = connection.recv(1 << 16)
         rank = {"rank": 0, "node": 0, "local": 0, "host": "node1", "device": "cpu0"}
         connection.sendall(json.dumps({"met": [rank]}).encode() + b"\n")
-        for _ in range(50):
-            connection.sendall(b'{"here": true}\n')
+        while b'"left"' not in connection.recv(1 << 16, socket.MSG_PEEK):
             time.sleep(0.01)
+        for _ in range(2):  # at once, and when a rank that waits for nobody is gone: well within the patience of one
+            connection.sendall(b'{"here": true}\n' * 50)
+            time.sleep(0.2)
         while chunk := connection.recv(1 << 16):
             received += chunk
         heard.append(received)
@@ -266,13 +269,49 @@ def test_jobs_of_one_id_or_of_none_do_not_meet_at_one_desk(tmp_path: Path) -> No
         Job("torchrun", None, rank, 2, address="node1", port=port) for port in (29500, 29505) for rank in (0, 1)
     ]
     meetings = [place_of(job, "node1").job for job in (one, other, *nameless)]
-    assert meetings == ["70:15071", "70:15072", ":29501", ":29501", ":29506", ":29506"]
+    assert meetings == ["70_15071:15071", "70_15072:15072", ":29501", ":29501", ":29506", ":29506"]
     steps = [replace(one, task=None, step=step) for step in ("0", "1")]
     assert [place_of(job, "node1").job for job in steps] == ["70:0:15071", "70:1:15071"]
     folders = {path_of(str(tmp_path), place_of(job, "node1").to_json()) for job in (one, other, *steps)}
     assert len(folders) == 4, "one would remove the other's checkpoint"
     endless = replace(one, id="\udcff" * 300)
     path_of(str(tmp_path), place_of(endless, "node1").to_json()).mkdir()
+
+
+def test_tasks_of_an_array_with_one_port_do_not_meet_and_nodes_of_torchrun_do() -> None:
+    tasks = [Job("slurm", "70", 0, 2, address="node1", port=29500, task=task, step="0") for task in (0, 1)]
+    assert [place_of(job, "node1").job for job in tasks] == ["70_0:0:29500", "70_1:0:29500"]
+    nodes = [Job("torchrun", "70", task, 2, address="node1", port=29500, task=task) for task in (0, 1)]
+    assert [place_of(job, "node1").job for job in nodes] == ["70:29501", "70:29501"], "one task starts one node"
+
+
+def test_a_node_is_called_what_its_scheduler_calls_it() -> None:
+    job = Job("slurm", "7", 0, 2, hosts=("node1", "node3"), address="node1", port=29500, node="node1")
+    place = place_of(job, "ip-10-0-0-1")
+    assert (place.host, place.first_host, place.hosts) == ("node1", "node1", ["node1", "node3"])
+    unnamed = place_of(replace(job, node_rank=1, node=None), "ip-10-0-0-3")
+    assert (unnamed.host, unnamed.first_host) == ("node3", "node1")
+    unsorted = place_of(replace(job, node="node3", address="node3"), "ip-10-0-0-3")
+    assert (unsorted.host, unsorted.first_host, unsorted.hosts) == ("node3", "node3", []), "no order of the ranks"
+    by_hand = Job("kubeflow", None, 0, 2, address="10.0.0.1", port=29500)
+    assert [place_of(replace(by_hand, node_rank=rank), "gpu7").first_host for rank in (0, 1)] == ["gpu7", "10.0.0.1"]
+
+
+def test_the_first_node_finds_its_own_desk_where_the_address_leads_others_only() -> None:
+    desk = Desk(0, "job 1")
+    for address in ("192.0.2.1", "no-such-name.invalid"):
+        place = Place(0, 1, address, desk.port, ["node1"], "job 1")
+        assert arrive(place.to_json(), 20) == {"missed": None, "blames": []}
+    desk.close()
+
+
+def test_a_node_that_was_sent_to_itself_blames_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        place = Place(1, 2, "localhost", nobody.getsockname()[1], [], "job 1", "node2")
+    told = arrive(place.to_json(), 1)
+    assert told["missed"].startswith("the desk was not found within ")
+    assert "MASTER_ADDR is localhost, by which each node means itself. " in told["missed"]
+    assert told["blames"] == []
 
 
 def stopped_rank(place: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import copy
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ports import free_ports
 from programs import program, running
 from pytest_bionemo import metrics
 from pytest_bionemo.fleet import command
@@ -209,13 +209,6 @@ class Files(SimpleHTTPRequestHandler):
         pass
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-    return port
-
-
 class Prometheus:
     """One that runs; ``ask`` puts a question in PromQL."""
 
@@ -270,7 +263,7 @@ def site(two_reports: Mapping[str, Json], tmp_path_factory: pytest.TempPathFacto
 
     serving = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder / "textfiles")))
     threading.Thread(target=serving.serve_forever, daemon=True).start()
-    ports = {"exporter": free_port(), "prometheus": free_port()}
+    ports = dict(zip(("exporter", "prometheus"), free_ports(2), strict=True))
     shutil.copy(EXAMPLES / "alerts.yml", folder)
     config = (EXAMPLES / "prometheus.yml").read_text()
     for old, new in {**CHANGES, "localhost:9100": f"127.0.0.1:{ports['exporter']}"}.items():

@@ -67,6 +67,7 @@ def _no_core():
 
 def path(): return {{"path": sys.path, "stdin": sys.stdin.read()}}
 def large(): return {{"text": "x" * 1_000_000}}
+def count(names): return {{"count": len(names)}}
 def hang():
     _tell(os.getpid())
     signal.pause()
@@ -140,6 +141,36 @@ def test_a_child_has_the_path_of_its_parent_and_an_empty_stdin(acts: Path) -> No
 
 def test_a_large_answer_arrives_whole(acts: Path) -> None:
     assert answer_of("large") == Answer({"text": "x" * 1_000_000})
+
+
+# The nodes of a large job: more than a line of commands holds, and than a pipe does that anybody may have.
+NAMES = [f"node{number}" for number in range(200_000)]
+
+
+def test_long_arguments_arrive_whole(acts: Path) -> None:
+    assert Child("standin_acts:count", 60, arguments={"names": NAMES}).answer() == Answer({"count": len(NAMES)})
+
+
+def test_long_arguments_arrive_though_nobody_has_asked_for_the_answer_yet(acts: Path) -> None:
+    child = Child("standin_acts:count", 60, arguments={"names": NAMES})
+    wait_until(lambda: child.is_done(within=0.01), 60)
+    assert child.answer() == Answer({"count": len(NAMES)})
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["asked", "closed"])
+def test_a_child_that_never_reads_its_long_arguments_is_ended(
+    acts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked: bool
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    before, began = open_files(), time.monotonic()
+    child = Child("standin_acts:count", 1.5, arguments={"names": NAMES})
+    assert not child.is_done(within=0.1)
+    if is_asked:
+        assert child.answer() == Answer(None, "no answer within 1.5 s")
+    child.close()
+    assert time.monotonic() - began < 30
+    assert open_files() <= before
 
 
 def test_an_answer_that_comes_while_nobody_looks_is_read(acts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,48 @@ def test_what_python_prints_at_its_start_is_no_answer(
     assert make_workers().run("GPU-a", "misbehaving:add", a=1, b=2) == {"sum": 3}
 
 
+# The names of the nodes of a large job: more than a pipe holds.
+LONG = "x" * (1 << 20)
+
+
+def test_a_long_request_reaches_all_devices_at_once(make_workers: Make, tmp_path: Path) -> None:
+    """Each waits for the others: one that got its request when another has answered would never meet it."""
+    workers = make_workers()
+    for device in TWO:
+        assert workers.run(device.label, "test_worker:meet", folder=str(tmp_path), text=LONG) == {"present": 2}
+
+
+def meet(folder: str, text: str) -> dict[str, int]:
+    """In the workers."""
+    Path(folder, str(os.getpid())).touch()
+    assert text == LONG
+    assert wait_until(lambda: len(list(Path(folder).iterdir())) == len(TWO), 20)
+    return {"present": len(TWO)}
+
+
+def test_a_child_that_hangs_before_it_has_read_a_long_request_is_killed(make_workers: Make, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(60)\n")
+    hanging = Device("GPU-a", {"PYTHONPATH": str(tmp_path)})
+    started = time.monotonic()
+    workers = make_workers([hanging, TWO[1]], timeout=5)
+    with pytest.raises(WorkloadFailed, match="no answer within 5 s") as caught:
+        workers.run("GPU-a", "misbehaving:add", a=LONG, b="")
+    assert caught.value.trouble is Trouble.HANG
+    assert workers.run("GPU-b", "misbehaving:add", a=LONG, b="") == {"sum": LONG}
+    assert time.monotonic() - started < 30
+
+
+def test_a_child_that_dies_before_it_has_read_a_long_request_is_named(make_workers: Make, tmp_path: Path) -> None:
+    """What it has started holds its pipe open."""
+    sleeper = "subprocess.Popen(['sleep', '60'])"
+    (tmp_path / "sitecustomize.py").write_text(f"import os, subprocess\n{sleeper}\nos._exit(3)\n")
+    device = Device("GPU-a", {"PYTHONPATH": str(tmp_path)})
+    started = time.monotonic()
+    with pytest.raises(WorkloadFailed, match="exit status 3"):
+        make_workers([device]).run("GPU-a", "misbehaving:add", a=LONG, b="")
+    assert time.monotonic() - started < 20
+
+
 def test_a_long_answer_of_a_healthy_device_is_read_although_another_hung(make_workers: Make) -> None:
     workers = make_workers(timeout=5)
     with pytest.raises(WorkloadFailed, match="no answer within 5 s"):

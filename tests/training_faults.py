@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_bionemo.checking import CheckFailed, NotRun
+from pytest_bionemo.checking import CheckFailed, NotApplicable, NotRun
 from pytest_bionemo.compute import Compute, ComputeDevice
 from pytest_bionemo.desk import Desk
 from pytest_bionemo.ranks import Encounter, Ranks
@@ -27,8 +27,11 @@ from pytest_bionemo.workloads import KIND, LOCAL_RANK, LOCAL_SIZE, NAME
 from pytest_bionemo.workloads.meeting import Place
 
 DEADLINE = 60.0
+SLOWNESS_S = 1.5
+# Of an exchange that is late: all of its steps end before the deadline.
+_LATEST_S = 4.0
 _IMPORTED = ["torch.distributed", "transformers.models.esm.modeling_esm", "pytest_bionemo.workloads.parallel_esm2"]
-Ended = CheckFailed | NotRun | None
+Ended = CheckFailed | NotRun | NotApplicable | None
 
 
 class Job:
@@ -61,7 +64,7 @@ class Job:
             ]
             try:
                 check(Ranks(found, workers, Encounter(place), DEADLINE))
-            except (CheckFailed, NotRun) as ended:
+            except (CheckFailed, NotRun, NotApplicable) as ended:
                 return ended
             return None
 
@@ -150,15 +153,27 @@ def softmax(factor: float = 1.0, seconds: float = 0.0) -> AbstractContextManager
 
 
 @contextmanager
-def exchange(factor: float = 1.0, seconds: float = 0.0) -> Iterator[None]:
-    """The gradients that this rank gives to the others come with a factor, or late."""
+def exchange(factor: float = 1.0, lateness: float = 0.0) -> Iterator[None]:
+    """The gradients that this rank gives to the others come with a factor, or late.
+
+    ``lateness`` is counted in steps of its own, the longest so far: on a busy machine they take ten times as long.
+    """
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
     create = DistributedDataParallel.__init__
+    forward: Any = DistributedDataParallel.forward
+    began = longest = 0.0
+
+    def begin(self: Any, *arguments: Any, **named: Any) -> Any:
+        nonlocal began
+        began = time.monotonic()
+        return forward(self, *arguments, **named)
 
     def spoil(state, bucket):  # type: ignore[no-untyped-def]  # DDP takes an annotation only if it is no text
-        time.sleep(seconds)
+        nonlocal longest
+        longest = max(longest, time.monotonic() - began)
+        time.sleep(min(_LATEST_S, lateness * longest))
         work = dist.all_reduce(bucket.buffer().mul_(factor / dist.get_world_size()), async_op=True)
         assert work is not None
         return work.get_future().then(lambda future: future.value()[0])
@@ -167,11 +182,11 @@ def exchange(factor: float = 1.0, seconds: float = 0.0) -> Iterator[None]:
         create(self, *arguments, **named)
         self.register_comm_hook(None, spoil)
 
-    DistributedDataParallel.__init__ = faulty  # type: ignore[method-assign]
+    DistributedDataParallel.__init__, DistributedDataParallel.forward = faulty, begin  # type: ignore[method-assign]
     try:
         yield
     finally:
-        DistributedDataParallel.__init__ = create  # type: ignore[method-assign]
+        DistributedDataParallel.__init__, DistributedDataParallel.forward = create, forward  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -236,14 +251,29 @@ def no_survivor(_: Mapping[str, Any]) -> Iterator[None]:
         dist.destroy_process_group = destroy
 
 
+@contextmanager
+def no_fully_shard(_: Mapping[str, Any]) -> Iterator[None]:
+    """A PyTorch that has no such module."""
+    import sys
+
+    names = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
+    kept = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        sys.modules.update({name: module for name, module in kept.items() if module})
+
+
 FAULTS: dict[str, Callable[[dict[str, Any]], AbstractContextManager[None]]] = {
     "computes wrong": lambda _: softmax(factor=1.00001),
     "computes no number": lambda _: softmax(factor=float("nan")),
-    "computes slowly": lambda _: softmax(seconds=1.5),
+    "computes slowly": lambda _: softmax(seconds=SLOWNESS_S),
     "loses gradients": lambda _: exchange(factor=0.0),
-    "exchanges slowly": lambda _: exchange(seconds=1.0),
+    "exchanges slowly": lambda _: exchange(lateness=20.0),
     "damaged checkpoint": damaged_checkpoint,
     "no room": no_room,
     "own disk": own_disk,
     "no survivor": no_survivor,
+    "no fully_shard": no_fully_shard,
 }

@@ -49,9 +49,14 @@ def place_of(job: Job, hostname: str) -> Place:
     # torchrun's own store has the port that it gives.
     port = (job.port or _PORT) + (job.launcher == "torchrun")
     # The tasks of an array have one id, the steps of a job one port; a job of torchrun, or by hand, often has no id.
-    meeting = ":".join(str(part) for part in (job.id or "", job.step, port) if part is not None)
-    hosts = list(job.hosts)
-    return Place(job.node_rank, job.nodes, job.address or "127.0.0.1", port, hosts, meeting, job.node or hostname)
+    # With torchrun the nodes of one job can be tasks of an array.
+    task = f"_{job.task}" if job.launcher == "slurm" and job.task is not None else ""
+    meeting = ":".join(str(part) for part in (f"{job.id or ''}{task}", job.step, port) if part is not None)
+    known = job.hosts[job.node_rank] if job.node_rank < len(job.hosts) else None
+    # Where this node stands elsewhere in the list, it is not in the order of the ranks.
+    hosts = [] if known != job.node and job.node in job.hosts else list(job.hosts)
+    name = job.node or known or hostname
+    return Place(job.node_rank, job.nodes, job.address or "127.0.0.1", port, hosts, meeting, name)
 
 
 @pytest.fixture(scope="session")

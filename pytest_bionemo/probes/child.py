@@ -1,12 +1,13 @@
 """A probe in a child process: started at once, asked for its answer later, killed at its deadline.
 
-The child gets this process's ``sys.path``, so that it finds the same packages, and hands its answer back as
-JSON on a descriptor of its own: whatever a driver library prints goes to stderr and cannot spoil it. What it
-starts itself ends with it.
+The child gets this process's ``sys.path``, so that it finds the same packages, reads its arguments as JSON from its
+standard input, and hands its answer back as JSON on a descriptor of its own: whatever a driver library prints goes to
+stderr and cannot spoil it. What it starts itself ends with it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -23,8 +24,8 @@ from pytest_bionemo.waiting import Wait, waiting
 
 # Nothing is imported before sys.path is set: -c puts the current folder on it, where a json.py may lie.
 _START = (
-    "import sys; parent, target, arguments, *sys.path[:] = sys.argv[1:]; "
-    "from pytest_bionemo.probes.child import serve; serve(target, arguments, int(parent))"
+    "import sys; parent, target, *sys.path[:] = sys.argv[1:]; "
+    "from pytest_bionemo.probes.child import serve; serve(target, int(parent))"
 )
 _PR_SET_PDEATHSIG = 1
 _MARK = "pytest-bionemo is "
@@ -32,6 +33,8 @@ _MARK = "pytest-bionemo is "
 _READING_S = 1.0
 # What a child has started can hold its pipes open: so the child itself is looked at, too.
 _GLANCE_S = 0.5
+# The same while it has not been told all of its arguments: a pipe full of them at every look.
+_TELLING_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ class Child:
         self._doing = doing or f"the probe {target.partition(':')[0].rpartition('.')[2]}"
         self._started = time.monotonic()
         self._answer: Answer | None = None
-        start = ["-X", "faulthandler", "-c", _START, str(os.getpid()), target, json.dumps(dict(arguments or {}))]
+        self._untold = json.dumps(dict(arguments or {})).encode() + b"\n"
+        start = ["-X", "faulthandler", "-c", _START, str(os.getpid()), target]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *start, *map(str, sys.path)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=environment,
@@ -78,6 +82,9 @@ class Child:
             )
         except OSError as error:  # no process, no memory or no file descriptor left
             self._answer = Answer(None, f"its process could not be started: {error}")
+        else:
+            self._telling = self._take_stdin()
+            self._tell()
 
     def answer(self) -> Answer:
         """Wait until the child answers or its deadline passes. Never raises."""
@@ -88,6 +95,7 @@ class Child:
     def is_done(self, within: float) -> bool:
         """Whether it ends in so many seconds; its deadline is not changed."""
         if self._answer is None:
+            self._tell()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(within)
             return self._process.returncode is not None
@@ -99,13 +107,32 @@ class Child:
             self._kill()
             self._answer = Answer(None, "it was stopped before it answered")
 
+    def _take_stdin(self) -> IO[bytes]:
+        """Its standard input, which ``communicate`` would write to only until its first timeout."""
+        pipe, self._process.stdin = self._process.stdin, None
+        assert pipe
+        os.set_blocking(pipe.fileno(), False)
+        # Long arguments, such as the names of thousands of nodes, shall not wait until somebody asks for the answer.
+        with suppress(OSError):  # as large as this user may have it: the rest is told later
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, len(self._untold))
+        return pipe
+
+    def _tell(self) -> None:
+        """Hand over as much of the arguments as there is room for."""
+        if not self._telling.closed:
+            self._untold = write_what_fits(self._telling.fileno(), self._untold)
+            if not self._untold:
+                self._telling.close()
+
     def _wait(self) -> Answer:
         end = time.monotonic() + max(_READING_S, self._deadline - (time.monotonic() - self._started))
         out = err = b""
         with waiting(lambda: Wait(self._doing, self._started, self._deadline)) as look:
             while (left := end - time.monotonic()) > 0:
+                self._tell()
+                glance = _TELLING_S if self._untold else _GLANCE_S
                 try:
-                    out, err = self._process.communicate(timeout=min(left, _GLANCE_S))
+                    out, err = self._process.communicate(timeout=min(left, glance))
                     break
                 except subprocess.TimeoutExpired as late:
                     out, err = late.stdout or b"", late.stderr or b""
@@ -140,10 +167,20 @@ class Child:
         # A process stuck inside a dead driver cannot be reaped: give up on it rather than hang with it.
         with suppress(subprocess.TimeoutExpired):
             _, err = self._process.communicate(timeout=2)
-        for pipe in (self._process.stdout, self._process.stderr):
+        for pipe in (self._telling, self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
         return err
+
+
+def write_what_fits(pipe: int, text: bytes) -> bytes:
+    """Write as much as a pipe that does not block has room for; the rest, nothing for a reader that is gone."""
+    try:
+        return text[os.write(pipe, text) :]
+    except BlockingIOError:
+        return text
+    except BrokenPipeError:
+        return b""
 
 
 def note(doing: str) -> None:
@@ -201,13 +238,14 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def serve(target: str, arguments: str, parent: int) -> None:
+def serve(target: str, parent: int) -> None:
     """Run in the child: call the probe function, write its answer, and leave at once."""
     die_with(parent)
     channel = os.dup(1)
     os.dup2(2, 1)
+    arguments = _read_arguments()
     module, _, function = target.partition(":")
-    answer = getattr(import_module(module), function)(**json.loads(arguments))
+    answer = getattr(import_module(module), function)(**arguments)
     with os.fdopen(channel, "w") as out:
         out.write("\n")  # whatever stands there already, this begins a line
         if isinstance(answer, Generator):
@@ -215,6 +253,16 @@ def serve(target: str, arguments: str, parent: int) -> None:
         out.write(json.dumps({"answer": answer}) + "\n")
     # No interpreter shutdown: libraries such as torch take time for it, and may crash in it.
     os._exit(0)
+
+
+def _read_arguments() -> dict[str, Any]:
+    """What the parent tells; whatever reads the standard input later finds it empty."""
+    with open(0, "rb", closefd=False) as told:
+        arguments: dict[str, Any] = json.loads(told.readline())
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return arguments
 
 
 def _write_before(answers: Generator[Any, None, Any], out: IO[str]) -> Any:

@@ -32,8 +32,10 @@ _LEAST_S = 1.0
 _PATIENCE_S = 2.0
 # The desk is silent for so long: its node is lost. It is no longer than the desk's own patience with a rank.
 _SILENCE_S = 10.0
+_LEAST_SILENCE_S = 3.0
 _RETRY_S = 0.1
 _LONGEST_ERROR = 2000
+_LOOPBACKS = ("127.0.0.1", "::1")
 
 last_resort: Callable[[BaseException], NoReturn] | None = None
 """What ends this process with an error as its answer when its main thread is stuck in a library; a worker sets it."""
@@ -64,12 +66,13 @@ class Place:
     def host(self) -> str:
         """The name of this node, as the scheduler knows it."""
         known = self.hosts[self.node_rank] if self.node_rank < len(self.hosts) else ""
-        return known or self.name or socket.gethostname()
+        return self.name or known or socket.gethostname()
 
     @property
     def first_host(self) -> str:
         """The name of the node that keeps the desk."""
-        return self.hosts[0] if self.hosts else self.address
+        own = self.address if self.node_rank else self.host
+        return self.hosts[0] if self.hosts else own
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Meeting:
         self._name = name
         self._place = place
         self._ends_at = time.monotonic() + deadline_s
-        self._silence_s = min(_SILENCE_S, deadline_s / 4)
+        self._silence_s = min(_SILENCE_S, max(_LEAST_SILENCE_S, deadline_s / 4))
         self._connection: socket.socket | None = None
         self._sending = threading.Lock()
         self._changed = threading.Condition()
@@ -478,10 +481,17 @@ def _connect(place: Place, ends_at: float) -> socket.socket:
                 connection.close()
                 last = f"{place.address}:{port}: something else listens there"
         if time.monotonic() > ends_at:
-            waited = time.monotonic() - started
-            text = f"{place.first_host} did not arrive: its desk was not found within {waited:.0f} s ({last})"
-            raise Missed(text, [], [place.first_host], None)
+            raise _desk_not_found(place, time.monotonic() - started, last)
         time.sleep(_RETRY_S)
+
+
+def _desk_not_found(place: Place, waited_s: float, last: str) -> Missed:
+    how = f"desk was not found within {waited_s:.0f} s ({last})"
+    if place.node_rank and not place.hosts and place.address in ("localhost", *_LOOPBACKS):
+        # It has looked at itself: of the first node it knows nothing.
+        told = f"MASTER_ADDR is {place.address}, by which each node means itself"
+        return Missed(f"the {how}: {told}. Write the name of the first one", [], [], None)
+    return Missed(f"{place.first_host} did not arrive: its {how}", [], [place.first_host], None)
 
 
 def _resolve(place: Place, ends_at: float) -> list[str]:
@@ -504,8 +514,8 @@ def _resolve(place: Place, ends_at: float) -> list[str]:
     asking = threading.Thread(target=ask, name="pytest-bionemo resolver", daemon=True)
     asking.start()
     asking.join(max(0.1, ends_at - time.monotonic()))
-    if not found and place.node_rank == 0:  # a name that only others can resolve
-        return ["127.0.0.1", "::1"]
+    if place.node_rank == 0:  # its desk runs here, also where its name or address leads others only
+        return list(dict.fromkeys([*found, *_LOOPBACKS]))
     if not found:
         raise errors[0] if errors else OSError("the resolver does not answer")
     return found

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol", "sinfo", "squeue", "unshare", "setpriv")
 """Debian: munge, slurmctld, slurmd, slurm-client and util-linux."""
 
@@ -224,7 +226,7 @@ class Slurm:
         return self.folder / "slurm.conf"
 
     def _describe(self) -> str:
-        controller, *ports = _free_ports(1 + len(self.nodes))
+        controller, *ports = free_ports(1 + len(self.nodes))
         host = socket.gethostname()
         lines = [_CONFIGURATION.format(host=host, controller=controller, folder=self.folder)]
         lines += [
@@ -246,18 +248,6 @@ class Slurm:
     def _log(self) -> str:
         said = [path.read_text(errors="replace").splitlines()[-15:] for path in sorted(self.folder.glob("log/*"))]
         return "\n".join(line for lines in said for line in lines)
-
-
-def _free_ports(number: int) -> list[int]:
-    """So many ports that are free now; the daemons take them right away."""
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def obstacle() -> str | None:

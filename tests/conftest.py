@@ -183,7 +183,7 @@ def _failing_check() -> str:
         module = str(frame.f_globals.get("__name__"))
         name = frame.f_code.co_name
         if module.startswith("pytest_bionemo.checks.") and spec_of(frame.f_globals.get(name)):
-            return f"{module.rpartition('.')[2]}::{name}"
+            return f"{module.split('.')[2]}::{name}"
     return ""
 
 

@@ -161,6 +161,7 @@ def judged(found: dict[str, Any], node: int, is_rehearsal: bool = True) -> tuple
         is_rehearsal=is_rehearsal,
         first=first,
         place=Place(node, len(hosts), "node1", 29400, hosts),
+        nodes=len(hosts),
         meets=lambda workload: True,
         run=lambda workload, **parameters: [found],
     )

@@ -354,10 +354,10 @@ def test_closed_folder_is_one_line_of_usage_error(healthy_rig: Rig, closed_folde
 
 def names_that_checks_use() -> list[str]:
     """Every fixture for the checks, and every argument of every shipped check."""
-    tree = ast.parse(inspect.getsource(needs))
     fixtures = {
         node.name
-        for node in tree.body
+        for module in needs.MODULES
+        for node in ast.parse(inspect.getsource(module)).body
         if isinstance(node, ast.FunctionDef) and any("fixture" in ast.dump(mark) for mark in node.decorator_list)
     }
     functions = [value for name in checks.shipped() for value in vars(import_checks(name)).values()]

@@ -8,11 +8,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +23,7 @@ from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import expect_known
 from pytest_bionemo.series import FAMILIES, Part, Sample, of_fleet, of_report
 from pytest_bionemo.showing import shown
+from pytest_bionemo.standard_output import drop_the_rest
 from pytest_bionemo.verdict import DAMAGED, ReportError
 
 SERIES_AT_MOST = 200_000
@@ -107,9 +106,7 @@ def _print(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # What is left to be written must not fail again at the end of the interpreter.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_the_rest()
         if not isinstance(error, BrokenPipeError):  # whoever read has seen enough
             raise
 

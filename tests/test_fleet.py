@@ -213,6 +213,8 @@ def test_a_run_that_did_not_end_has_a_rank_that_nobody_knows() -> None:
     here = [report(f"pod-{rank}", job=job("t", rank, None)) for rank in (1, 2)]
     found = fleet(*here, ("r/job-t/pod-3.json", begun("pod-3")))
     assert found["doubts"] == ["job t: 3 of 4 nodes have reported"]
+    again = fleet(*here, ("r/job-t/pod-2.json", begun("pod-2")))
+    assert again["doubts"] == ["job t: 2 of 4 nodes have reported, not rank 0, 3"]
 
 
 def test_lists_of_jobs_cannot_name_more_hosts_than_a_fleet_has() -> None:

@@ -315,6 +315,12 @@ def test_what_makes_no_sense_is_one_line_that_names_it(variables: Mapping[str, s
     assert "\n" not in str(caught.value)
 
 
+def test_the_first_node_may_look_at_itself_as_the_operator_tells_it() -> None:
+    found = jobs.read(KUBEFLOW | {"RANK": "0", "MASTER_ADDR": "localhost"})
+    assert found
+    assert (found.node_rank, found.nodes, found.address) == (0, 4, "localhost")
+
+
 def test_several_tasks_of_a_node_are_told_how_to_be_one() -> None:
     for variables, option in (
         (STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 pytest"),

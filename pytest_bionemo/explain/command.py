@@ -19,6 +19,7 @@ from pytest_bionemo.explain.project import project_checks
 from pytest_bionemo.explain.words import Section
 from pytest_bionemo.facts import FactsError
 from pytest_bionemo.reports import Report, ReportedFinding
+from pytest_bionemo.standard_output import drop_the_rest
 from pytest_bionemo.suite import NAME
 from pytest_bionemo.verdict import ReportError
 
@@ -48,8 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
-        # Whoever read has seen enough; the interpreter must not fall over what is left to be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_the_rest()  # whoever read has seen enough
         return 1
     return 0
 

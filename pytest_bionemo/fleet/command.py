@@ -18,6 +18,7 @@ from pytest_bionemo.fleet.folding import Asked, Unreadable, fold, is_enough
 from pytest_bionemo.fleet.node import LEVELS, Node, read
 from pytest_bionemo.fleet.reading import DEADLINE_S, Sharer, read_all, seconds
 from pytest_bionemo.report import atomic
+from pytest_bionemo.standard_output import drop_the_rest
 
 _USAGE_ERROR = 4
 _UNITS = {"": 3600.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
-        _drop_output()  # whoever read has seen enough
+        drop_the_rest()  # whoever read has seen enough
         return 1
     return 0 if is_enough(document, asked.require) else 1
 
@@ -211,13 +212,8 @@ def _write(document: Mapping[str, Any], options: argparse.Namespace) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _drop_output()
+        drop_the_rest()
         raise UsageError(f"standard output cannot be written: {error.strerror}") from None
-
-
-def _drop_output() -> None:
-    """The interpreter must not fall over what is left to be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _page(document: Mapping[str, Any]) -> str:

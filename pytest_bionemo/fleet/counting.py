@@ -230,17 +230,21 @@ def _nameless(jobs: Mapping[str, Job], nodes: Mapping[str, Node]) -> Iterator[st
                 seen.setdefault(part.id, set()).add(part.task)
                 due[part.id] = max(due.get(part.id, 0), part.tasks)
         if job.id in counted and not job.hosts:
-            yield from _lacking(job.id, parts)
+            yield from _lacking(job)
     for name, tasks in due.items():
         if len(seen[name]) < tasks:
             yield f"job array {name}: {len(seen[name])} of {count(tasks, 'task')} have reported"
 
 
-def _lacking(job: str, parts: Sequence[JobPart]) -> Iterator[str]:
-    size, ranks = max(part.nodes for part in parts), {part.node_rank for part in parts if part.node_rank is not None}
-    unnumbered = sum(1 for part in parts if part.node_rank is None)
-    here = len(ranks) + unnumbered
+def _lacking(job: Job) -> Iterator[str]:
+    size = max(node.job.nodes for node in job.reports if node.job)
+    numbers = {(node.host, node.job.node_rank) for node in job.reports if node.job}
+    ranks = {rank for _, rank in numbers if rank is not None}
+    # A run that did not end knows no rank of its own; another report of that host may.
+    numbered = {host for host, rank in numbers if rank is not None}
+    unnumbered = {host for host, _ in numbers} - numbered
+    here = len(ranks) + len(unnumbered)
     if here < size:
         missing = (rank for rank in range(size) if rank not in ranks)
         named = "" if unnumbered else f", not rank {', '.join(str(rank) for rank in islice(missing, _NAMED))}"
-        yield f"job {job}: {here} of {count(size, 'node')} have reported{named}"
+        yield f"job {job.id}: {here} of {count(size, 'node')} have reported{named}"

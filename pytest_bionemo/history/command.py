@@ -18,6 +18,7 @@ from pytest_bionemo.history.compare import compare
 from pytest_bionemo.history.store import VARIABLE, Store, Stored, StoreError, check_name, folder, load
 from pytest_bionemo.report import atomic
 from pytest_bionemo.reports import Report
+from pytest_bionemo.standard_output import drop_the_rest
 from pytest_bionemo.verdict import DAMAGED, ReportError
 
 _USAGE_ERROR = 4
@@ -51,8 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: a report is damaged ({type(error).__name__}: {error})", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
-        # Whoever read has seen enough; the interpreter must not fall over what is left to be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_the_rest()  # whoever read has seen enough
         return 1
     return status
 

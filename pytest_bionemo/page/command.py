@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -17,6 +15,7 @@ from pytest_bionemo.fleet.node import TOOL
 from pytest_bionemo.fleet.reading import DEADLINE_S, read_all, seconds
 from pytest_bionemo.page.shell import PageError, expect_jinja, shown
 from pytest_bionemo.report import atomic
+from pytest_bionemo.standard_output import drop_the_rest
 from pytest_bionemo.verdict import ReportError
 
 _USAGE_ERROR = 4
@@ -165,8 +164,6 @@ def _print(html: str) -> None:
         sys.stdout.write(html)
         sys.stdout.flush()
     except OSError as error:
-        # What is left to be written must not fail again at the end of the interpreter.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_the_rest()
         if not isinstance(error, BrokenPipeError):  # whoever read has seen enough
             raise _unwritable("the standard output", error) from None

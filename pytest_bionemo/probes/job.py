@@ -137,9 +137,10 @@ def _refuse_nonsense(job: Job, told: str) -> None:
             f"{job.launcher}: node {job.node_rank} of a job of {job.nodes}. They are counted from 0: "
             "correct the variables of the job, or unset them."
         )
-    # At that of torchrun its own processes have met before: so those nodes are one machine.
+    # At that of torchrun its own processes have met before: so those nodes are one machine. And the first node may
+    # look at itself, as Kubeflow's operator tells it to.
     means_itself = job.address == told and job.launcher != "torchrun" and _is_loopback(told)
-    if job.nodes > 1 and (not job.address or means_itself):
+    if job.nodes > 1 and (not job.address or (means_itself and job.node_rank)):
         raise JobError(
             f"MASTER_ADDR: {told!r} is not where the first of {job.nodes} nodes is met: each would look "
             "at itself. Write the name of the first node."
